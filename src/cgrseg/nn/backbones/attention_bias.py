@@ -1,0 +1,92 @@
+"""The learned bias of a query towards a key at a given distance, at any size of the token grid.
+
+A table holds one number a head for every (|Δrow|, |Δcolumn|), R×R of them, built for a 512×512 photo. For other
+sizes there are two readings (`mode`):
+
+- "relative" resamples the table: on an axis with n key tokens, distance |Δ| reads the table bilinearly at
+  |Δ|·(R-1)/(n-1), each axis by itself. Right for any aspect; ImageNet's tables enter the same way.
+- "official" is what the released code does: it gathers the (query × key) matrix of the 512×512 grid and resizes
+  *that* bicubically, which mixes neighbouring rows of tokens. Needed for parity with released checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BiasMode = Literal["relative", "official"]
+Grid = tuple[int, int]  # rows, columns of tokens
+
+
+def resample_table(table: Tensor, size: Grid) -> Tensor:
+    """[heads, R, R] -> [heads, *size]: distance i of n on an axis reads the table at i·(R-1)/(n-1), or 0 if n = 1."""
+    if tuple(table.shape[1:]) == size:
+        return table
+    return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
+
+
+class AttentionBias(nn.Module):
+    """bias[head, query, key] for any grid of tokens.
+
+    Args:
+        heads: number of attention heads.
+        resolution: R, the key tokens on a side of the grid that the table is built for.
+        stride: query tokens stand on every `stride`-th key token, so Δ = stride·query - key.
+        mode: "relative" or "official", see above.
+    """
+
+    def __init__(self, *, heads: int, resolution: int, stride: int = 1, mode: BiasMode = "relative") -> None:
+        super().__init__()
+        self.resolution, self.stride, self.mode = resolution, stride, mode
+        self.table = nn.Parameter(torch.zeros(heads, resolution * resolution))  # row-major over (|Δrow|, |Δcolumn|)
+
+    def prepare(self, keys: Grid) -> Tensor:
+        """The part that all queries share: the resampled table, or the key-resized matrix in official mode."""
+        heads, size = self.table.shape[0], self.resolution
+        table = self.table.view(heads, size, size)
+        if self.mode == "relative":
+            return resample_table(table, keys)
+        queries = -(-size // self.stride)
+        matrix = self._gather(table, torch.arange(queries * queries, device=table.device), queries, (size, size))
+        if keys[0] * keys[1] == size * size:
+            return matrix
+        return _bicubic(matrix, (matrix.shape[1], keys[0] * keys[1]))  # heads R²/stride² N
+
+    def rows(self, prepared: Tensor, start: int, stop: int, queries: Grid, keys: Grid) -> Tensor:
+        """bias [heads, stop - start, keys] of the query tokens `start` … `stop - 1` (row-major over the grid)."""
+        if self.mode == "relative":
+            index = torch.arange(start, stop, device=prepared.device)
+            return self._gather(prepared, index, queries[1], keys)
+        total = queries[0] * queries[1]
+        if prepared.shape[1] == total:
+            return prepared[:, start:stop]
+        if stop - start == total:
+            return _bicubic(prepared, (total, prepared.shape[2]))
+        weights = _bicubic_weights(prepared.shape[1], total, prepared)[start:stop]  # b R²/stride²
+        return torch.einsum("bq,hqk->hbk", weights, prepared)
+
+    def forward(self, queries: Grid, keys: Grid) -> Tensor:
+        """The whole bias: [heads, queries, keys]."""
+        return self.rows(self.prepare(keys), 0, queries[0] * queries[1], queries, keys)
+
+    def _gather(self, table: Tensor, query: Tensor, query_columns: int, keys: Grid) -> Tensor:
+        """table [heads, rows, columns], query token numbers [b] -> [heads, b, rows·columns]."""
+        key_row = torch.arange(keys[0], device=table.device)
+        key_column = torch.arange(keys[1], device=table.device)
+        row = (self.stride * (query // query_columns)[:, None] - key_row).abs()  # b rows
+        column = (self.stride * (query % query_columns)[:, None] - key_column).abs()  # b columns
+        index = row[:, :, None] * keys[1] + column[:, None, :]  # b rows columns
+        return table.flatten(1)[:, index.flatten(1)]
+
+
+def _bicubic(matrix: Tensor, size: Grid) -> Tensor:
+    return F.interpolate(matrix[None], size, mode="bicubic", align_corners=False)[0]
+
+
+def _bicubic_weights(source: int, target: int, like: Tensor) -> Tensor:
+    """The [target, source] matrix that the bicubic resize multiplies an axis with."""
+    identity = torch.eye(source, dtype=like.dtype, device=like.device)
+    return _bicubic(identity[None], (target, source))[0]

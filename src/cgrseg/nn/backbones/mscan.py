@@ -1,0 +1,185 @@
+"""MSCAN T, S, B: SegNeXt's encoder, whose attention is a sum of long strip convolutions (Table 7).
+
+Submodules carry the names of the SegNeXt release, so that its ImageNet files load with `load_state_dict`
+(once their classifier, `head.*`, is dropped).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+STRIPS = (7, 11, 21)  # lengths of the three pairs of strip convolutions
+MLP_RATIOS = (8, 8, 4, 4)  # hidden width over width, a stage
+
+
+@dataclass(frozen=True)
+class MSCANSpec:
+    """One size of the family: width and depth of the four stages."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+SIZES = {
+    "t": MSCANSpec((32, 64, 160, 256), (3, 3, 5, 2)),
+    "s": MSCANSpec((64, 128, 320, 512), (2, 2, 4, 2)),
+    "b": MSCANSpec((64, 128, 320, 512), (3, 3, 12, 3)),
+}
+
+
+def mscan(size: str, *, drop_path: float = 0.0) -> MSCAN:
+    """Build "t", "s" or "b" with fresh weights."""
+    return MSCAN(spec=SIZES[size], drop_path=drop_path)
+
+
+class MSCAN(nn.Module):
+    """images [B, 3, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
+
+    Args:
+        spec: widths and depths.
+        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
+    """
+
+    def __init__(self, *, spec: MSCANSpec, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.channels = spec.widths
+        last = sum(spec.depths) - 1
+        for stage, (width, depth, ratio) in enumerate(zip(spec.widths, spec.depths, MLP_RATIOS, strict=True)):
+            before = sum(spec.depths[:stage])
+            embed = Stem(channels=width) if stage == 0 else PatchEmbed(spec.widths[stage - 1], width)
+            blocks = [
+                Block(channels=width, mlp_ratio=ratio, drop_path=drop_path * (before + j) / last)
+                for j in range(depth)
+            ]
+            setattr(self, f"patch_embed{stage + 1}", embed)
+            setattr(self, f"block{stage + 1}", nn.Sequential(*blocks))
+            setattr(self, f"norm{stage + 1}", nn.LayerNorm(width))
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = []
+        x = images
+        for stage in ("1", "2", "3", "4"):
+            x = getattr(self, "patch_embed" + stage)(x)
+            x = getattr(self, "block" + stage)(x)
+            x = getattr(self, "norm" + stage)(x.permute(0, 2, 3, 1))  # over the channels: B h w C
+            x = x.permute(0, 3, 1, 2)  # B C h w
+            maps.append(x)
+        return maps
+
+
+class Stem(nn.Module):
+    """Two 3×3 convolutions of stride 2 with BatchNorm, GELU between: [B, 3, H, W] -> [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.Conv2d(3, channels // 2, 3, stride=2, padding=1),
+            nn.BatchNorm2d(channels // 2),
+            nn.GELU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.proj(images)
+        return out
+
+
+class PatchEmbed(nn.Module):
+    """3×3 of stride 2, BatchNorm: [B, in, H, W] -> [B, out, ⌈H/2⌉, ⌈W/2⌉]."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """x + s1 ∘ attention(BN(x)), then x + s2 ∘ MLP(BN(x)): [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, *, channels: int, mlp_ratio: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.attn = Attention(channels=channels)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.mlp = Mlp(channels=channels, hidden=channels * mlp_ratio)
+        self.drop_path = DropPath(drop_path)
+        self.layer_scale_1 = nn.Parameter(torch.full((channels,), 1e-2))
+        self.layer_scale_2 = nn.Parameter(torch.full((channels,), 1e-2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
+        return out
+
+
+class Attention(nn.Module):
+    """x + 1×1(gate(GELU(1×1(x)))): [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(channels, channels, 1)
+        self.activation = nn.GELU()
+        self.spatial_gating_unit = StripGate(channels=channels)
+        self.proj_2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.proj_2(self.spatial_gating_unit(self.activation(self.proj_1(x))))
+        return out
+
+
+class StripGate(nn.Module):
+    """x ∘ 1×1(d + Σ_k depthwise k×1(depthwise 1×k(d))) with d = depthwise 5×5(x) and k = 7, 11, 21."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        for branch, k in enumerate(STRIPS):
+            horizontal = nn.Conv2d(channels, channels, (1, k), padding=(0, k // 2), groups=channels)
+            vertical = nn.Conv2d(channels, channels, (k, 1), padding=(k // 2, 0), groups=channels)
+            setattr(self, f"conv{branch}_1", horizontal)
+            setattr(self, f"conv{branch}_2", vertical)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        local = self.conv0(x)
+        attention = local
+        for branch in ("conv0", "conv1", "conv2"):
+            attention = attention + getattr(self, branch + "_2")(getattr(self, branch + "_1")(local))
+        gated: Tensor = x * self.conv3(attention)
+        return gated
+
+
+class Mlp(nn.Module):
+    """1×1, depthwise 3×3, GELU, 1×1: [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, *, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.dwconv = nn.Sequential(OrderedDict(dwconv=depthwise))  # the released key is dwconv.dwconv
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.act(self.dwconv(self.fc1(x))))
+        return out
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,101 @@
+"""Any timm feature extractor with maps at strides 8, 16 and 32 as an encoder (`backbone="timm/NAME"`)."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDES = (8, 16, 32)
+
+
+class TimmEncoder(nn.Module):
+    """images [B, 3, H, W] -> [c2, c3, c4] at strides 8, 16, 32, every map ⌈H/stride⌉ × ⌈W/stride⌉.
+
+    Extractors that round a halving down (ConvNeXt, DenseNet, VGG) see the photo with zeros to its right and
+    below, up to a multiple of 32, and their maps are cut back; the others see the photo as it is.
+
+    Args:
+        name: timm's name of the model, such as "mobilenetv4_conv_small". Fresh weights, nothing is fetched.
+
+    Raises:
+        ValueError: timm has no such model, it lacks a stride, or it does not take photos of any size.
+    """
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__()
+        with torch.device("meta"):  # shapes without arithmetic
+            indices = _map_indices(name, _extractor(name).feature_info.info)
+            probe = _extractor(name, out_indices=indices).eval()
+        self.pads = _must_pad(name, probe)
+        self.channels = tuple(probe.feature_info.channels())
+        self.features: nn.Module = _extractor(name, out_indices=indices)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[2:]
+        if not self.pads:
+            return _maps(self.features, images)
+        maps = _maps(self.features, F.pad(images, (0, -width % 32, 0, -height % 32)))
+        return [
+            x[:, :, : -(-height // stride), : -(-width // stride)]
+            for x, stride in zip(maps, STRIDES, strict=True)
+        ]
+
+
+def _extractor(name: str, **options: Any) -> Any:
+    if not timm.is_model(name):
+        base = name.partition(".")[0]
+        close = difflib.get_close_matches(base, timm.list_models(), n=3)
+        close = close or timm.list_models(f"*{base.partition('_')[0]}*")[:3]
+        cure = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ValueError(f"timm has no model {name!r}: {cure}")
+    try:
+        return timm.create_model(name, pretrained=False, features_only=True, **options)
+    except RuntimeError as error:
+        raise ValueError(f"timm/{name}: {error}") from error
+
+
+def _map_indices(name: str, info: list[dict[str, Any]]) -> tuple[int, ...]:
+    """Where in timm's list of maps strides 8, 16 and 32 stand: the last, so the deepest, of each."""
+    index_of = {entry["reduction"]: index for index, entry in enumerate(info)}
+    missing = [str(stride) for stride in STRIDES if stride not in index_of]
+    if missing:
+        raise ValueError(
+            f"timm/{name} has maps at strides {', '.join(map(str, index_of))}, none at {', '.join(missing)}: "
+            "choose a model with strides 8, 16 and 32, such as timm/mobilenetv4_conv_small"
+        )
+    return tuple(index_of[stride] for stride in STRIDES)
+
+
+def _must_pad(name: str, probe: nn.Module) -> bool:
+    """False if a model (on the meta device) rounds every halving up, True if it needs multiples of 32."""
+    try:
+        if _sizes(probe, 64, 64) != [(8, 8), (4, 4), (2, 2)]:
+            raise ValueError("its maps have other sizes than its strides say")
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"timm/{name} does not take photos of any size ({reason}): "
+            "choose a model without a fixed input size, such as timm/mobilenetv4_conv_small"
+        ) from error
+    try:  # 33 is odd at each of its five halvings, and so is 95 = 3·32 - 1 at the first
+        return _sizes(probe, 33, 95) != [(5, 12), (3, 6), (2, 3)]
+    except (AssertionError, RuntimeError):
+        return True
+
+
+def _sizes(probe: nn.Module, height: int, width: int) -> list[tuple[int, ...]]:
+    with torch.no_grad():
+        return [tuple(x.shape[2:]) for x in _maps(probe, torch.zeros(1, 3, height, width, device="meta"))]
+
+
+def _maps(features: nn.Module, images: Tensor) -> list[Tensor]:
+    """timm's maps as [B, C, h, w], also where the model keeps the channels last."""
+    maps: list[Tensor] = features(images)
+    if getattr(features, "output_fmt", "NCHW") == "NHWC":
+        return [x.permute(0, 3, 1, 2) for x in maps]
+    return maps

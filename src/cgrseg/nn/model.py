@@ -1,0 +1,149 @@
+"""CGRSeg: encoder, context, reconstruction, head (Fig. 2), and its sizes T, B, L and our N as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .backbones.attention_bias import BiasMode
+from .backbones.efficientformerv2 import SIZES, efficientformerv2
+from .backbones.mscan import mscan
+from .backbones.timm import TimmEncoder
+from .context import PyramidContextExtraction
+from .prototype import DynamicPrototypeGuidedHead
+from .reconstruction import SpatialFeatureReconstruction
+
+MINIMUM_SIDE = 32
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that decides a model's tensors and arithmetic; it travels in every weights file.
+
+    Args:
+        name: the variant that it started from, such as "cgrseg_t".
+        num_classes: K.
+        backbone: "efficientformerv2_s0|s1|s2|l", "mscan_t|s|b" or "timm/NAME".
+        width: D, the width of the fused maps.
+        context_blocks: N, the RCMs over the pooled pyramid.
+        strip_kernel, local_kernel: kernels of every RCM.
+        dropout: before the classifier, while training.
+        drop_path: stochastic depth of the encoder; None takes the encoder's own rate.
+        bias_mode: "relative" (ours, right at any aspect) or "official" (the released code's), see `AttentionBias`.
+    """
+
+    name: str = "cgrseg_t"
+    num_classes: int = 150
+    backbone: str = "efficientformerv2_s1"
+    width: int = 128
+    context_blocks: int = 5
+    strip_kernel: int = 11
+    local_kernel: int = 3
+    dropout: float = 0.1
+    drop_path: float | None = None
+    bias_mode: BiasMode = "relative"
+
+    def __post_init__(self) -> None:
+        for field in ("num_classes", "width", "context_blocks"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}: it must be at least 1")
+        for field in ("strip_kernel", "local_kernel"):
+            if getattr(self, field) % 2 != 1:
+                raise ValueError(f"{field} is {getattr(self, field)}: it must be odd")
+        if self.bias_mode not in ("relative", "official"):
+            raise ValueError(f'bias_mode is {self.bias_mode!r}: use "relative" or "official"')
+
+
+VARIANTS: dict[str, ModelSpec] = {
+    "cgrseg_t": ModelSpec(name="cgrseg_t", backbone="efficientformerv2_s1", width=128),
+    "cgrseg_b": ModelSpec(name="cgrseg_b", backbone="efficientformerv2_s2", width=256),
+    "cgrseg_l": ModelSpec(name="cgrseg_l", backbone="efficientformerv2_l", width=256, strip_kernel=9),
+    # Ours, not the paper's: a nano for edge machines.
+    "cgrseg_n": ModelSpec(name="cgrseg_n", backbone="efficientformerv2_s0", width=128, context_blocks=3),
+}
+
+
+class CGRSeg(nn.Module):
+    """The network of Fig. 2.
+
+    Args:
+        spec: sizes and choices, see `ModelSpec`.
+
+    Shape: images float [B, 3, H, W], normalised, any H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
+
+    Raises:
+        ValueError: a photo smaller than 32 pixels on a side, or not [B, 3, H, W].
+    """
+
+    def __init__(self, *, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = build_encoder(spec)
+        channels = self.encoder.channels[-3:]  # type: ignore[index]
+        kernels = {"strip_kernel": spec.strip_kernel, "local_kernel": spec.local_kernel}
+        self.context = PyramidContextExtraction(channels=channels, blocks=spec.context_blocks, **kernels)
+        self.reconstruction = SpatialFeatureReconstruction(channels=channels, width=spec.width, **kernels)
+        self.head = DynamicPrototypeGuidedHead(
+            channels=spec.width, num_classes=spec.num_classes, dropout=spec.dropout
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        pyramid = self.encoder(images)[-3:]  # c2 c3 c4 at strides 8, 16, 32
+        context = self.context(pyramid)  # p2 p3 p4 at stride 64
+        fused = self.reconstruction(pyramid, context)  # B D H/8 W/8
+        logits: Tensor = self.head(fused)
+        return logits
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless images is [B, 3, H, W] with H, W >= 32."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images have shape {tuple(images.shape)}: the network takes [B, 3, H, W]")
+    height, width = images.shape[2:]
+    if height < MINIMUM_SIDE or width < MINIMUM_SIDE:
+        raise ValueError(
+            f"images are {height}x{width}: the network needs at least {MINIMUM_SIDE} pixels a side; "
+            "enlarge them, or pad them with zeros after normalisation"
+        )
+
+
+def build(name: str, *, num_classes: int = 150, **spec: Any) -> CGRSeg:
+    """Build a variant with fresh weights; any field of `ModelSpec` can be overridden by keyword.
+
+    Raises:
+        ValueError: an unknown variant, field or value; it names the nearest known one.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"no model is called {name!r}{_did_you_mean(name, list(VARIANTS))}")
+    fields = [field.name for field in dataclasses.fields(ModelSpec)]
+    for key in spec:
+        if key not in fields:
+            raise ValueError(f"a model has no option {key!r}{_did_you_mean(key, fields)}")
+    return CGRSeg(spec=dataclasses.replace(VARIANTS[name], num_classes=num_classes, **spec))
+
+
+def build_encoder(spec: ModelSpec) -> nn.Module:
+    """The encoder that `spec.backbone` names.
+
+    Raises:
+        ValueError: an unknown backbone.
+    """
+    family, _, size = spec.backbone.rpartition("_")
+    if spec.backbone.startswith("timm/"):
+        return TimmEncoder(name=spec.backbone.removeprefix("timm/"))
+    if family == "efficientformerv2" and size in SIZES:
+        return efficientformerv2(size, bias_mode=spec.bias_mode, drop_path=spec.drop_path)
+    if family == "mscan" and size in ("t", "s", "b"):
+        return mscan(size, drop_path=spec.drop_path or 0.0)
+    known = [f"efficientformerv2_{size}" for size in SIZES] + ["mscan_t", "mscan_s", "mscan_b", "timm/NAME"]
+    raise ValueError(f"no backbone is called {spec.backbone!r}{_did_you_mean(spec.backbone, known)}")
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(known)}"
