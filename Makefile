@@ -1,0 +1,54 @@
+# For users: `make demo` and `make test`. They need Python 3.11 or newer, pip and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types docs lock
+.DEFAULT_GOAL := demo
+
+# Label a real photo with the weights that come along: overlay and mask in outputs/demo.
+demo: $(VENV)/.demo-ready
+	$(BIN)/cgrseg demo --out outputs/demo
+
+# One torch thread a test process; what this machine lacks is skipped, and the closing lines say so.
+test: $(VENV)/.test-ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(TESTS)
+TEST_PROCESSES ?= 2
+TESTS ?=
+
+# For contributors.
+lint: $(VENV)/.test-ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.test-ready
+	$(BIN)/mypy --strict
+
+docs: $(VENV)/.test-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Choose the newest versions again and write their hashes. Takes a network and a minute.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock: $(VENV)/.uv-ready
+	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
+	$(LOCK) pyproject.toml requirements/build.in --extra video --extra dev --extra docs --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/build.in --constraints requirements/dev.txt --output-file requirements/base.txt
+
+# A stamp is as old as the installation it stands for; it is made again when what it was made from changes.
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+
+$(VENV)/.uv-ready: requirements/uv.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cgrseg needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
+	touch $@
+
+$(VENV)/.demo-ready: requirements/base.txt pyproject.toml | $(VENV)/.uv-ready
+	$(INSTALL) --require-hashes --requirement requirements/base.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.test-ready: requirements/dev.txt pyproject.toml | $(VENV)/.uv-ready
+	$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@

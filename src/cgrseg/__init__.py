@@ -1,0 +1,41 @@
+"""CGRSeg: a photo goes in at the door, a labelled picture comes out. Importing this module is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cgrseg.inference.segmenter import Segmenter
+    from cgrseg.labels import LabelSpace
+    from cgrseg.weights.create import create_model, list_models, load
+
+    __version__: str
+
+__all__ = ["LabelSpace", "Segmenter", "__version__", "create_model", "list_models", "load"]
+
+_HOME_OF = {
+    "LabelSpace": "cgrseg.labels",
+    "Segmenter": "cgrseg.inference.segmenter",
+    "create_model": "cgrseg.weights.create",
+    "list_models": "cgrseg.weights.create",
+    "load": "cgrseg.weights.create",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is first asked for, so that `import cgrseg` does not import torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("cgrseg")
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'cgrseg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

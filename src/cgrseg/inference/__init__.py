@@ -1,0 +1,1 @@
+"""Photo in, picture out: from a file, folder, array or video to label maps, overlays and masks."""
