@@ -34,7 +34,9 @@ class LabelSpace:
         if not self.names:
             raise ValueError("a label space needs at least one class")
         if len(self.names) != len(self.colors):
-            raise ValueError(f"{len(self.names)} class names but {len(self.colors)} colours: give one colour a class")
+            raise ValueError(
+                f"{len(self.names)} class names but {len(self.colors)} colours: give one colour a class"
+            )
         for name, color in zip(self.names, self.colors, strict=True):
             if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
                 raise ValueError(f"class {name!r} has colour {color}: use three integers from 0 to 255")
@@ -98,7 +100,9 @@ class LabelSpace:
             "names": list(self.names),
             "colors": [list(color) for color in self.colors],
             "ignore_index": self.ignore_index,
-            "raw_ids": None if self.raw_ids is None else {str(raw): label for raw, label in self.raw_ids.items()},
+            "raw_ids": None
+            if self.raw_ids is None
+            else {str(raw): label for raw, label in self.raw_ids.items()},
         }
 
     def palette(self) -> bytes:

@@ -56,7 +56,7 @@ class Preprocessing:
 
     def prepare(self, photo: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Tensor, Size]:
         """uint8 RGB [H, W, 3] -> (float32 [3, Hp, Wp], (h, w) of the part that is photo, the rest being padding)."""
-        image = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)  # 3 H W
+        image = torch.from_numpy(np.require(photo, requirements=["C", "W"])).permute(2, 0, 1)  # 3 H W
         height, width = self.resized_size((photo.shape[0], photo.shape[1]))
         if (height, width) != tuple(image.shape[1:]):
             image = F.interpolate(image[None], (height, width), mode="bilinear", align_corners=False)[0]

@@ -38,7 +38,9 @@ class FolderDataset:
         photos, masks = root / "images" / split, root / "masks" / split
         for needed in (photos, masks):
             if not needed.is_dir():
-                raise FileNotFoundError(f"no folder {needed}: a dataset has images/{split}, masks/{split}, classes.json")
+                raise FileNotFoundError(
+                    f"no folder {needed}: a dataset has images/{split}, masks/{split}, classes.json"
+                )
         labels = LabelSpace.from_classes_json(root / "classes.json")
         pairs = []
         for photo in sorted(path for path in photos.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES):
@@ -67,9 +69,13 @@ class FolderDataset:
         except OSError as error:
             raise ValueError(f"can't read the pair {photo_path.name}, {mask_path.name}: {error}") from error
         if mask.mode not in ("L", "P", "I;16", "I", "1"):
-            raise ValueError(f"mask {mask_path} has mode {mask.mode}: masks hold one class id a pixel, not colours")
+            raise ValueError(
+                f"mask {mask_path} has mode {mask.mode}: masks hold one class id a pixel, not colours"
+            )
         if mask.size != photo.size:
-            raise ValueError(f"mask {mask_path} is {mask.size}, but its photo is {photo.size} (width, height)")
+            raise ValueError(
+                f"mask {mask_path} is {mask.size}, but its photo is {photo.size} (width, height)"
+            )
         ids = np.asarray(mask)
         wrong = ids[(ids >= len(self.labels)) & (ids != self.labels.ignore_index)]
         if wrong.size:

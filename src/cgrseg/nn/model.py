@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +80,18 @@ class CGRSeg(nn.Module):
         ValueError: a photo smaller than 32 pixels on a side, or not [B, 3, H, W].
     """
 
+    # Set by whoever loads weights, absent on a fresh model: LabelSpace, Preprocessing, and where the weights come from.
+    labels: Any
+    preprocessing: Any
+    card: dict[str, Any]
+
     def __init__(self, *, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = build_encoder(spec)
-        channels = self.encoder.channels[-3:]  # type: ignore[index]
+        self.encoder: Any = build_encoder(
+            spec
+        )  # has .channels; images -> maps, the last three at strides 8, 16, 32
+        channels: Sequence[int] = self.encoder.channels[-3:]
         kernels = {"strip_kernel": spec.strip_kernel, "local_kernel": spec.local_kernel}
         self.context = PyramidContextExtraction(channels=channels, blocks=spec.context_blocks, **kernels)
         self.reconstruction = SpatialFeatureReconstruction(channels=channels, width=spec.width, **kernels)

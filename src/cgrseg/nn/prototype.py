@@ -35,9 +35,8 @@ class PrototypeGate(nn.Module):
             nn.Conv2d(channels, channels, 1),
         )
         nn.init.kaiming_normal_(self.conv_mask.weight, mode="fan_in", nonlinearity="relu")
-        last = self.channel_mul_conv[-1]
-        nn.init.zeros_(last.weight)  # so that the gate starts at one half
-        nn.init.zeros_(last.bias)
+        for parameter in self.channel_mul_conv[-1].parameters():
+            nn.init.zeros_(parameter)  # so that the gate starts at one half
 
     def class_embedding(self, prototypes: Tensor) -> Tensor:
         """prototypes [B, D, K, 1] -> the weight of each class [B, K], summing to 1 (eq. 6)."""
@@ -47,8 +46,8 @@ class PrototypeGate(nn.Module):
     def forward(self, features: Tensor, prototypes: Tensor) -> Tensor:
         weights = self.class_embedding(prototypes)  # B K
         scene = prototypes[..., 0] @ weights.unsqueeze(2)  # B D 1
-        gate = self.channel_mul_conv(scene.unsqueeze(3)).sigmoid()  # B D 1 1
-        return features * gate
+        gate: Tensor = self.channel_mul_conv(scene.unsqueeze(3))  # B D 1 1
+        return features * gate.sigmoid()
 
 
 class DynamicPrototypeGuidedHead(nn.Module):

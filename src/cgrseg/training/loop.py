@@ -35,7 +35,9 @@ class TrainConfig:
         data, model, out: dataset folder, variant, run folder.
         steps, batch, crop: number of steps, crops a step, side of a crop in pixels.
         lr, weight_decay, warmup: AdamW's peak rate, its decay (norms, biases and scales are free), steps up to the peak.
-        scale: smallest and largest random enlargement of the photo before the crop.
+        short_side: the photo's shorter side in pixels, at which it is judged and around which it is scaled;
+            None takes the dataset's median.
+        scale: smallest and largest random enlargement before the crop.
         bf16: autocast to bfloat16.
         seed: every sample is a function of (seed, step, position).
         workers: processes that read and crop.
@@ -51,6 +53,7 @@ class TrainConfig:
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 200
+    short_side: int | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     bf16: bool = True
     seed: int = 0
@@ -58,22 +61,24 @@ class TrainConfig:
     device: str = "auto"
 
 
-def train(config: TrainConfig) -> Path:
-    """Train, evaluate on the val split while going and on test (or val) at the end; returns the artifact's path.
+def train(config: TrainConfig) -> tuple[Path, dict[str, Any]]:
+    """Train, score the val split while going and test (or val) at the end; returns the artifact's path and its card.
 
     Raises:
         FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then.
     """
     samples = FolderDataset.open(config.data, "train")
     val = FolderDataset.open(config.data, "val")
-    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
+    device = torch.device(pick_device(config.device))
     torch.manual_seed(config.seed)
     model = create_model(config.model, num_classes=len(samples.labels))
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    preprocessing = Preprocessing(short_side=_median_short_side(samples))
+    preprocessing = Preprocessing(short_side=config.short_side or _median_short_side(samples))
     weights = class_weights(samples).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.steps, config.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate(step, config.steps, config.warmup)
+    )
     autocast = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +126,7 @@ def train(config: TrainConfig) -> Path:
         "date": datetime.now(UTC).date().isoformat(),
     }
     save(model, path, labels=samples.labels, preprocessing=preprocessing, card=card)
-    return path
+    return path, card
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
@@ -131,7 +136,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 
 def parameter_groups(model: CGRSeg, weight_decay: float) -> list[dict[str, Any]]:
     """Weight matrices and kernels decay; norms, biases, scales and attention tables don't."""
-    kernels = [p for name, p in model.named_parameters() if p.ndim == 4 or name.endswith("fc.weight")]
+    kernels = [p for p in model.parameters() if p.ndim == 4]
     chosen = {id(p) for p in kernels}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -183,7 +188,9 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             if random.random() < 0.5:
                 photo = enhance(photo).enhance(random.uniform(0.6, 1.4))
         image = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float()  # 3 crop crop
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
+        mean, std = (
+            torch.tensor(v)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std)
+        )
         return (image - mean) / std, torch.from_numpy(to_class_ids(mask))
 
     def _crop(
@@ -195,7 +202,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         scale = base * math.exp(random.uniform(*np.log(self.config.scale)))
         side = self.config.crop / scale  # of the region, in photo pixels
         x, y = (random.uniform(min(n - side, 0), max(n - side, 0)) for n in photo.size)
-        left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, photo.width), min(y + side, photo.height)
+        left, top, right, bottom = (
+            max(x, 0),
+            max(y, 0),
+            min(x + side, photo.width),
+            min(y + side, photo.height),
+        )
         size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
         place = (round((left - x) * scale), round((top - y) * scale))
         mean = tuple(round(channel) for channel in self.preprocessing.mean)

@@ -11,7 +11,9 @@ sizes there are two readings (`mode`):
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,29 +30,52 @@ def resample_table(table: Tensor, size: Grid) -> Tensor:
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 
+def table_fits(shape: Sequence[int], heads: int) -> bool:
+    """Whether a tensor of this shape can be a table of any resolution: [heads, n·n]."""
+    return len(shape) == 2 and shape[0] == heads and shape[1] > 0 and math.isqrt(shape[1]) ** 2 == shape[1]
+
+
 class AttentionBias(nn.Module):
     """bias[head, query, key] for any grid of tokens.
 
     Args:
         heads: number of attention heads.
-        resolution: R, the key tokens on a side of the grid that the table is built for.
+        resolution: R, the key tokens on a side of the grid that the table is built for. Loading a state dict
+            whose table has another resolution, such as ImageNet's 7x7, adopts that table as it is.
         stride: query tokens stand on every `stride`-th key token, so Δ = stride·query - key.
         mode: "relative" or "official", see above.
     """
 
     def __init__(self, *, heads: int, resolution: int, stride: int = 1, mode: BiasMode = "relative") -> None:
         super().__init__()
-        self.resolution, self.stride, self.mode = resolution, stride, mode
-        self.table = nn.Parameter(torch.zeros(heads, resolution * resolution))  # row-major over (|Δrow|, |Δcolumn|)
+        self.base_resolution, self.stride, self.mode = resolution, stride, mode
+        self.table = nn.Parameter(
+            torch.zeros(heads, resolution * resolution)
+        )  # row-major over (|Δrow|, |Δcolumn|)
+
+    @property
+    def resolution(self) -> int:
+        """R of the table that is loaded now."""
+        return math.isqrt(self.table.shape[1])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        table = state_dict.get(prefix + "table")
+        ours = self.table
+        if table is not None and table.shape != ours.shape and table_fits(table.shape, ours.shape[0]):
+            ours.data = ours.data.new_empty(table.shape)  # the same parameter, filled just below
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def prepare(self, keys: Grid) -> Tensor:
         """The part that all queries share: the resampled table, or the key-resized matrix in official mode."""
-        heads, size = self.table.shape[0], self.resolution
-        table = self.table.view(heads, size, size)
+        table = self.table.view(self.table.shape[0], self.resolution, self.resolution)
         if self.mode == "relative":
             return resample_table(table, keys)
+        size = self.base_resolution  # the released code knows no other
+        table = resample_table(table, (size, size))
         queries = -(-size // self.stride)
-        matrix = self._gather(table, torch.arange(queries * queries, device=table.device), queries, (size, size))
+        matrix = self._gather(
+            table, torch.arange(queries * queries, device=table.device), queries, (size, size)
+        )
         if keys[0] * keys[1] == size * size:
             return matrix
         return _bicubic(matrix, (matrix.shape[1], keys[0] * keys[1]))  # heads R²/stride² N

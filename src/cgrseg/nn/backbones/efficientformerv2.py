@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from .attention_bias import AttentionBias, BiasMode, Grid
@@ -89,15 +89,20 @@ class EfficientFormerV2(nn.Module):
         for stage in range(4):
             blocks: list[nn.Module] = []
             for block in range(depths[stage]):
-                common = {
-                    "channels": widths[stage],
-                    "ratio": ratios[stage][block],
-                    "drop_path": rates[sum(depths[:stage]) + block],
-                }
+                channels, ratio = widths[stage], ratios[stage][block]
+                drop = rates[sum(depths[:stage]) + block]
                 if block < depths[stage] - attention[stage]:
-                    blocks.append(FeedForwardBlock(**common))
+                    blocks.append(FeedForwardBlock(channels=channels, ratio=ratio, drop_path=drop))
                 else:
-                    blocks.append(AttentionBlock(**common, halve=stage == 2, bias_mode=bias_mode))
+                    blocks.append(
+                        AttentionBlock(
+                            channels=channels,
+                            ratio=ratio,
+                            drop_path=drop,
+                            halve=stage == 2,
+                            bias_mode=bias_mode,
+                        )
+                    )
             self.stages.append(nn.Sequential(*blocks))
         self.downsamples = nn.ModuleList(
             [
@@ -110,7 +115,7 @@ class EfficientFormerV2(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.stem(images)  # B C1 H/4 W/4
         features = [self.stages[0](x)]
-        for downsample, stage in zip(self.downsamples, self.stages[1:], strict=True):  # type: ignore[arg-type]
+        for downsample, stage in zip(self.downsamples, self.stages[1:], strict=True):
             features.append(stage(downsample(features[-1])))
         return features
 
@@ -150,13 +155,16 @@ class FeedForwardBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.layer_scale_2 * self.mlp(x))
+        out: Tensor = x + self.drop_path(self.layer_scale_2 * self.mlp(x))
+        return out
 
 
 class AttentionBlock(nn.Module):
     """x + s1 ∘ attention(x), then the feed-forward block's step."""
 
-    def __init__(self, *, channels: int, ratio: int, drop_path: float, halve: bool, bias_mode: BiasMode) -> None:
+    def __init__(
+        self, *, channels: int, ratio: int, drop_path: float, halve: bool, bias_mode: BiasMode
+    ) -> None:
         super().__init__()
         self.token_mixer = Attention(channels=channels, halve=halve, bias_mode=bias_mode)
         self.mlp = ConvMlp(channels=channels, ratio=ratio)
@@ -166,7 +174,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.layer_scale_1 * self.token_mixer(x))
-        return x + self.drop_path(self.layer_scale_2 * self.mlp(x))
+        out: Tensor = x + self.drop_path(self.layer_scale_2 * self.mlp(x))
+        return out
 
 
 class Attention(nn.Module):
@@ -209,9 +218,14 @@ class Attention(nn.Module):
         grid = (x.shape[2], x.shape[3])
         value = self.v(x)
         mixed = attend(
-            self.q(x), self.k(x), value, heads=self.heads, bias=self.bias, talk=(self.talking_head1, self.talking_head2)
+            self.q(x),
+            self.k(x),
+            value,
+            heads=self.heads,
+            bias=self.bias,
+            talk=(self.talking_head1, self.talking_head2),
         )
-        x = mixed.unflatten(2, grid) + self.v_local(value)  # B heads·d h w
+        x = mixed.view(*mixed.shape[:2], *grid) + self.v_local(value)  # B heads·d h w
         if grid != tuple(size):
             x = nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
         out: Tensor = self.proj(x)
@@ -261,7 +275,8 @@ class HalvingAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, value = self.q(x), self.v(x)
         mixed = attend(query, self.k(x), value, heads=self.heads, bias=self.bias)
-        out: Tensor = self.proj(mixed.unflatten(2, query.shape[2:]) + self.v_local(value))
+        mixed = mixed.view(*mixed.shape[:2], *query.shape[2:])  # B heads·d hq wq
+        out: Tensor = self.proj(mixed + self.v_local(value))
         return out
 
 
@@ -270,7 +285,9 @@ class LocalQuery(nn.Module):
 
     def __init__(self, *, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.local = nn.Sequential(nn.Conv2d(in_channels, in_channels, 3, stride=2, padding=1, groups=in_channels))
+        self.local = nn.Sequential(
+            nn.Conv2d(in_channels, in_channels, 3, stride=2, padding=1, groups=in_channels)
+        )
         self.proj = _pointwise_norm(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -312,9 +329,9 @@ def attend(
         [B, heads·dv, hq·wq].
     """
     queries, keys = _grid(query), _grid(key)
-    q = query.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)  # B heads Nq d
-    k = key.flatten(2).unflatten(1, (heads, -1))  # B heads d Nk
-    v = value.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)  # B heads Nk dv
+    q = _split_heads(query, heads).transpose(2, 3)  # B heads Nq d
+    k = _split_heads(key, heads)  # B heads d Nk
+    v = _split_heads(value, heads).transpose(2, 3)  # B heads Nk dv
     q = q * q.shape[3] ** -0.5
     prepared = bias.prepare(keys)
 
@@ -325,7 +342,8 @@ def attend(
         attention = scores.softmax(dim=3)
         if talk:
             attention = talk[1](attention)
-        return attention @ v  # B heads b dv
+        mixed: Tensor = attention @ v  # B heads b dv
+        return mixed
 
     total = queries[0] * queries[1]
     if torch.compiler.is_compiling():
@@ -336,6 +354,11 @@ def attend(
         parts = [block(start, min(start + step, total)) for start in range(0, total, step)]
         mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return mixed.transpose(2, 3).flatten(1, 2)  # B heads·dv Nq
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, heads·d, h, w] -> [B, heads, d, h·w]."""
+    return x.reshape(x.shape[0], heads, x.shape[1] // heads, x.shape[2] * x.shape[3])
 
 
 def _grid(x: Tensor) -> Grid:

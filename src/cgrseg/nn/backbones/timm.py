@@ -36,12 +36,13 @@ class TimmEncoder(nn.Module):
         self.features: nn.Module = _extractor(name, out_indices=indices)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        height, width = images.shape[2:]
         if not self.pads:
             return _maps(self.features, images)
-        maps = _maps(self.features, F.pad(images, (0, -width % 32, 0, -height % 32)))
+        height, width = images.shape[2:]
+        below, right = (height + 31) // 32 * 32 - height, (width + 31) // 32 * 32 - width
+        maps = _maps(self.features, F.pad(images, (0, right, 0, below)))
         return [
-            x[:, :, : -(-height // stride), : -(-width // stride)]
+            x[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
             for x, stride in zip(maps, STRIDES, strict=True)
         ]
 
@@ -82,7 +83,7 @@ def _must_pad(name: str, probe: nn.Module) -> bool:
             f"timm/{name} does not take photos of any size ({reason}): "
             "choose a model without a fixed input size, such as timm/mobilenetv4_conv_small"
         ) from error
-    try:  # 33 is odd at each of its five halvings, and so is 95 = 3·32 - 1 at the first
+    try:  # 33 is odd before every halving, 95 only before the first
         return _sizes(probe, 33, 95) != [(5, 12), (3, 6), (2, 3)]
     except (AssertionError, RuntimeError):
         return True
