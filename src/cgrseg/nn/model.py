@@ -88,16 +88,12 @@ class CGRSeg(nn.Module):
     def __init__(self, *, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder: Any = build_encoder(
-            spec
-        )  # has .channels; images -> maps, the last three at strides 8, 16, 32
+        self.encoder: Any = build_encoder(spec)  # has .channels; images -> maps, the last three at strides 8, 16, 32
         channels: Sequence[int] = self.encoder.channels[-3:]
         kernels = {"strip_kernel": spec.strip_kernel, "local_kernel": spec.local_kernel}
         self.context = PyramidContextExtraction(channels=channels, blocks=spec.context_blocks, **kernels)
         self.reconstruction = SpatialFeatureReconstruction(channels=channels, width=spec.width, **kernels)
-        self.head = DynamicPrototypeGuidedHead(
-            channels=spec.width, num_classes=spec.num_classes, dropout=spec.dropout
-        )
+        self.head = DynamicPrototypeGuidedHead(channels=spec.width, num_classes=spec.num_classes, dropout=spec.dropout)
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)

@@ -1,4 +1,4 @@
-"""Spatial feature reconstruction: each scale is calibrated, gated by its context, and handed down (Sec. 3.1, Fig. 2)."""
+"""Spatial feature reconstruction: calibrate each scale, gate it by its context, hand it down (Sec. 3.1, Fig. 2)."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ class SpatialFeatureReconstruction(nn.Module):
         self, *, channels: Sequence[int], width: int = 128, strip_kernel: int = 11, local_kernel: int = 3
     ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(
-            nn.Conv2d(width, c, 1) for c in channels[:-1]
-        )  # what comes down: D -> C2, C3
+        self.lateral = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels[:-1])  # what comes down: D -> C2, C3
         self.calibrate = nn.ModuleList(
             RectangularSelfCalibrationModule(channels=c, strip_kernel=strip_kernel, local_kernel=local_kernel)
             for c in channels

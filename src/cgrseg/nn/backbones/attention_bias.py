@@ -49,9 +49,7 @@ class AttentionBias(nn.Module):
     def __init__(self, *, heads: int, resolution: int, stride: int = 1, mode: BiasMode = "relative") -> None:
         super().__init__()
         self.base_resolution, self.stride, self.mode = resolution, stride, mode
-        self.table = nn.Parameter(
-            torch.zeros(heads, resolution * resolution)
-        )  # row-major over (|Δrow|, |Δcolumn|)
+        self.table = nn.Parameter(torch.zeros(heads, resolution * resolution))  # row-major over (|Δrow|, |Δcolumn|)
 
     @property
     def resolution(self) -> int:
@@ -73,9 +71,7 @@ class AttentionBias(nn.Module):
         size = self.base_resolution  # the released code knows no other
         table = resample_table(table, (size, size))
         queries = -(-size // self.stride)
-        matrix = self._gather(
-            table, torch.arange(queries * queries, device=table.device), queries, (size, size)
-        )
+        matrix = self._gather(table, torch.arange(queries * queries, device=table.device), queries, (size, size))
         if keys[0] * keys[1] == size * size:
             return matrix
         return _bicubic(matrix, (matrix.shape[1], keys[0] * keys[1]))  # heads R²/stride² N

@@ -54,8 +54,7 @@ class MSCAN(nn.Module):
             before = sum(spec.depths[:stage])
             embed = Stem(channels=width) if stage == 0 else PatchEmbed(spec.widths[stage - 1], width)
             blocks = [
-                Block(channels=width, mlp_ratio=ratio, drop_path=drop_path * (before + j) / last)
-                for j in range(depth)
+                Block(channels=width, mlp_ratio=ratio, drop_path=drop_path * (before + j) / last) for j in range(depth)
             ]
             setattr(self, f"patch_embed{stage + 1}", embed)
             setattr(self, f"block{stage + 1}", nn.Sequential(*blocks))
