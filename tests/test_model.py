@@ -91,9 +91,7 @@ def test_start_values_are_the_papers() -> None:
     assert (model.head.classifier.bias == 0).all()
     fuse = model.reconstruction.fuse[2].fuse1.conv.weight  # D C 1 1, fan-out
     assert fuse.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.05)
-    assert model.head.gate.conv_mask.weight.std().item() == pytest.approx(
-        math.sqrt(2 / 128), rel=0.25
-    )  # fan-in
+    assert model.head.gate.conv_mask.weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.25)  # fan-in
 
 
 def test_drop_path_grows_linearly_and_each_variant_has_its_own() -> None:
@@ -131,8 +129,12 @@ def test_nothing_goes_stale_in_any_order_of_loading_moving_copying_and_switching
     small, large = torch.randn(1, 3, 40, 72).double(), torch.randn(1, 3, 96, 64).double()
     expected = [second.double().eval()(images) for images in (small, large)]
 
+    def load(model: CGRSeg) -> CGRSeg:
+        model.load_state_dict(second.state_dict())
+        return model
+
     steps = {
-        "load": lambda model: model.load_state_dict(second.state_dict()) and model or model,
+        "load": load,
         "to": lambda model: model.float().to(torch.float64),
         "copy": copy.deepcopy,
         "switch": lambda model: model.train().eval(),
@@ -143,9 +145,7 @@ def test_nothing_goes_stale_in_any_order_of_loading_moving_copying_and_switching
         for step in order:
             model = steps[step](model)
         for images, logits in zip((small, large), expected, strict=True):
-            torch.testing.assert_close(
-                model(images), logits, atol=1e-5, rtol=0
-            )  # .float() rounds the weights
+            torch.testing.assert_close(model(images), logits, atol=1e-5, rtol=0)  # .float() rounds the weights
 
 
 @pytest.mark.parametrize("bias_mode", ["relative", "official"])
@@ -183,9 +183,7 @@ def test_compile_takes_the_whole_graph(nano: CGRSeg) -> None:
 @torch.inference_mode()
 def test_export_keeps_height_and_width_dynamic_in_relative_mode(nano: CGRSeg) -> None:
     height, width = torch.export.Dim("height", min=32, max=4096), torch.export.Dim("width", min=32, max=4096)
-    program = torch.export.export(
-        nano, (torch.randn(1, 3, 96, 160),), dynamic_shapes=({2: height, 3: width},)
-    )
+    program = torch.export.export(nano, (torch.randn(1, 3, 96, 160),), dynamic_shapes=({2: height, 3: width},))
     for size in [(96, 160), (71, 97), (33, 40), (200, 64)]:
         images = torch.randn(1, 3, *size)
         torch.testing.assert_close(program.module()(images), nano(images), atol=1e-4, rtol=1e-4)

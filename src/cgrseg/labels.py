@@ -34,9 +34,7 @@ class LabelSpace:
         if not self.names:
             raise ValueError("a label space needs at least one class")
         if len(self.names) != len(self.colors):
-            raise ValueError(
-                f"{len(self.names)} class names but {len(self.colors)} colours: give one colour a class"
-            )
+            raise ValueError(f"{len(self.names)} class names but {len(self.colors)} colours: give one colour a class")
         for name, color in zip(self.names, self.colors, strict=True):
             if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
                 raise ValueError(f"class {name!r} has colour {color}: use three integers from 0 to 255")
@@ -76,12 +74,12 @@ class LabelSpace:
             names = tuple(str(entry["name"]) for entry in entries)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f'{path} is not a class list ({error!r}): it should look like {{"classes": [{{"id": 0, "name": "sky"}}]}}'
+                f'{path} is not a class list ({error!r}): it looks like {{"classes": [{{"id": 0, "name": "sky"}}]}}'
             ) from error
         if ids != list(range(len(ids))):
             raise ValueError(f"{path} lists the ids {ids}: they must be 0 to {len(ids) - 1}, each once")
         colors = tuple(tuple(entry.get("color") or _distinct_color(entry["id"])) for entry in entries)
-        return cls(names=names, colors=colors, ignore_index=table.get("ignore_index", 255))  # type: ignore[arg-type]
+        return cls(names=names, colors=colors, ignore_index=table.get("ignore_index", 255))
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> LabelSpace:
@@ -100,9 +98,7 @@ class LabelSpace:
             "names": list(self.names),
             "colors": [list(color) for color in self.colors],
             "ignore_index": self.ignore_index,
-            "raw_ids": None
-            if self.raw_ids is None
-            else {str(raw): label for raw, label in self.raw_ids.items()},
+            "raw_ids": None if self.raw_ids is None else {str(raw): label for raw, label in self.raw_ids.items()},
         }
 
     def palette(self) -> bytes:

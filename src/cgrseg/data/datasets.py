@@ -69,13 +69,9 @@ class FolderDataset:
         except OSError as error:
             raise ValueError(f"can't read the pair {photo_path.name}, {mask_path.name}: {error}") from error
         if mask.mode not in ("L", "P", "I;16", "I", "1"):
-            raise ValueError(
-                f"mask {mask_path} has mode {mask.mode}: masks hold one class id a pixel, not colours"
-            )
+            raise ValueError(f"mask {mask_path} has mode {mask.mode}: masks hold one class id a pixel, not colours")
         if mask.size != photo.size:
-            raise ValueError(
-                f"mask {mask_path} is {mask.size}, but its photo is {photo.size} (width, height)"
-            )
+            raise ValueError(f"mask {mask_path} is {mask.size}, but its photo is {photo.size} (width, height)")
         ids = np.asarray(mask)
         wrong = ids[(ids >= len(self.labels)) & (ids != self.labels.ignore_index)]
         if wrong.size:

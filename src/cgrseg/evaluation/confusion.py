@@ -25,16 +25,12 @@ class ConfusionMatrix:
             ValueError: the shapes differ, or a true label is neither a class nor the ignore index.
         """
         if predicted.shape != truth.shape:
-            raise ValueError(
-                f"prediction {tuple(predicted.shape)} and mask {tuple(truth.shape)} differ in size"
-            )
+            raise ValueError(f"prediction {tuple(predicted.shape)} and mask {tuple(truth.shape)} differ in size")
         truth, predicted = truth.flatten().long(), predicted.flatten().long()
         valid = truth != self.ignore_index
         truth, predicted = truth[valid], predicted[valid]
         if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < self.num_classes:
-            raise ValueError(
-                f"a mask holds class {int(truth.max())}, but there are {self.num_classes} classes"
-            )
+            raise ValueError(f"a mask holds class {int(truth.max())}, but there are {self.num_classes} classes")
         cells = torch.bincount(truth * self.num_classes + predicted, minlength=self.num_classes**2)
         self.counts += cells.view(self.num_classes, self.num_classes).cpu()
 

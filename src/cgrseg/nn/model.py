@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from .backbones.attention_bias import BiasMode
-from .backbones.efficientformerv2 import SIZES, efficientformerv2
-from .backbones.mscan import mscan
+from .backbones.efficientformerv2 import SIZES, EfficientFormerV2, efficientformerv2
+from .backbones.mscan import MSCAN, mscan
 from .backbones.timm import TimmEncoder
 from .context import PyramidContextExtraction
 from .prototype import DynamicPrototypeGuidedHead
@@ -88,8 +87,8 @@ class CGRSeg(nn.Module):
     def __init__(self, *, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder: Any = build_encoder(spec)  # has .channels; images -> maps, the last three at strides 8, 16, 32
-        channels: Sequence[int] = self.encoder.channels[-3:]
+        self.encoder = build_encoder(spec)
+        channels = self.encoder.channels[-3:]
         kernels = {"strip_kernel": spec.strip_kernel, "local_kernel": spec.local_kernel}
         self.context = PyramidContextExtraction(channels=channels, blocks=spec.context_blocks, **kernels)
         self.reconstruction = SpatialFeatureReconstruction(channels=channels, width=spec.width, **kernels)
@@ -131,7 +130,7 @@ def build(name: str, *, num_classes: int = 150, **spec: Any) -> CGRSeg:
     return CGRSeg(spec=dataclasses.replace(VARIANTS[name], num_classes=num_classes, **spec))
 
 
-def build_encoder(spec: ModelSpec) -> nn.Module:
+def build_encoder(spec: ModelSpec) -> EfficientFormerV2 | MSCAN | TimmEncoder:
     """The encoder that `spec.backbone` names.
 
     Raises:

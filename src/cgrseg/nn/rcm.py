@@ -35,7 +35,8 @@ class RectangularSelfCalibrationAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         axial = x.mean(3, keepdim=True) + x.mean(2, keepdim=True)  # B C H 1 + B C 1 W -> B C H W
         attention: Tensor = self.excite(axial)  # B C H W, in 0 … 1
-        return attention * self.dwconv_hw(x)
+        local: Tensor = self.dwconv_hw(x)
+        return attention * local
 
 
 class RectangularSelfCalibrationModule(nn.Module):
@@ -68,7 +69,7 @@ class RectangularSelfCalibrationModule(nn.Module):
         self.gamma = nn.Parameter(torch.full((channels,), scale_init))
 
     def forward(self, x: Tensor) -> Tensor:
-        update = self.mlp(self.norm(self.token_mixer(x)))
+        update: Tensor = self.mlp(self.norm(self.token_mixer(x)))
         return x + self.gamma[:, None, None] * update
 
 

@@ -24,7 +24,7 @@ from cgrseg.evaluation.evaluate import evaluate
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights.artifact import save
-from cgrseg.weights.create import create_model
+from cgrseg.weights.create import create_model, usable_device
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainConfig:
     Args:
         data, model, out: dataset folder, variant, run folder.
         steps, batch, crop: number of steps, crops a step, side of a crop in pixels.
-        lr, weight_decay, warmup: AdamW's peak rate, its decay (norms, biases and scales are free), steps up to the peak.
+        lr, weight_decay, warmup: AdamW's peak rate, its decay (norms, biases and scales are free), steps to the peak.
         short_side: the photo's shorter side in pixels, at which it is judged and around which it is scaled;
             None takes the dataset's median.
         scale: smallest and largest random enlargement before the crop.
@@ -69,16 +69,14 @@ def train(config: TrainConfig) -> tuple[Path, dict[str, Any]]:
     """
     samples = FolderDataset.open(config.data, "train")
     val = FolderDataset.open(config.data, "val")
-    device = torch.device(pick_device(config.device))
+    device = usable_device(config.device)
     torch.manual_seed(config.seed)
     model = create_model(config.model, num_classes=len(samples.labels))
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     preprocessing = Preprocessing(short_side=config.short_side or _median_short_side(samples))
     weights = class_weights(samples).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate(step, config.steps, config.warmup)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.steps, config.warmup))
     autocast = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -188,9 +186,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             if random.random() < 0.5:
                 photo = enhance(photo).enhance(random.uniform(0.6, 1.4))
         image = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float()  # 3 crop crop
-        mean, std = (
-            torch.tensor(v)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std)
-        )
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
         return (image - mean) / std, torch.from_numpy(to_class_ids(mask))
 
     def _crop(
