@@ -45,9 +45,7 @@ def expected_relative(bias: AttentionBias, queries: tuple[int, int], keys: tuple
 def test_relative_mode_is_its_definition(keys: tuple[int, int], stride: int) -> None:
     bias = make_bias(stride=stride)
     queries = (-(-keys[0] // stride), -(-keys[1] // stride))
-    torch.testing.assert_close(
-        bias(queries, keys), expected_relative(bias, queries, keys), atol=1e-12, rtol=0
-    )
+    torch.testing.assert_close(bias(queries, keys), expected_relative(bias, queries, keys), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(("resolution", "stride"), [(16, 1), (32, 2)])
@@ -81,9 +79,7 @@ def test_the_transposed_table_on_the_transposed_grid_gives_the_transposed_bias(s
 
 @pytest.mark.parametrize(("queries", "keys"), [((15, 15), (15, 15)), ((20, 12), (20, 12)), ((5, 7), (5, 7))])
 @torch.no_grad()
-def test_official_mode_resizes_the_gathered_matrix_bicubically(
-    queries: tuple[int, int], keys: tuple[int, int]
-) -> None:
+def test_official_mode_resizes_the_gathered_matrix_bicubically(queries: tuple[int, int], keys: tuple[int, int]) -> None:
     bias = make_bias(mode="official")
     gathered = bias((16, 16), (16, 16))
     size = (queries[0] * queries[1], keys[0] * keys[1])

@@ -11,13 +11,36 @@ from torch.nn import functional as F
 from .rcm import RectangularSelfCalibrationModule
 
 
+def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling: [B, C, h, w] -> [B, C, *size]; cell i of n averages the rows ⌊i·h/n⌋ … ⌈(i+1)·h/n⌉ - 1.
+
+    While a graph is traced it is written as two matrix products, which hold at every size: traced
+    `adaptive_avg_pool2d` is tied to the sizes it saw.
+    """
+    if not torch.compiler.is_compiling():
+        return F.adaptive_avg_pool2d(x, size)
+    rows, columns = (_pooling_weights(x.shape[axis], n, x) for axis, n in zip((2, 3), size, strict=True))
+    planes = x.flatten(0, 1)  # B·C h w
+    pooled = rows.expand(len(planes), -1, -1).bmm(planes).bmm(columns.T.expand(len(planes), -1, -1))
+    return pooled.view(*x.shape[:2], *size)
+
+
+def _pooling_weights(source: int, target: int, like: Tensor) -> Tensor:
+    """[target, source]: row i is the average over cell i."""
+    cell = torch.arange(target, device=like.device)[:, None]
+    place = torch.arange(source, device=like.device)
+    inside = (place >= cell * source // target) & (place < ((cell + 1) * source + target - 1) // target)
+    weights = inside.to(like.dtype)
+    return weights / weights.sum(1, keepdim=True)
+
+
 class PyramidPooling(nn.Module):
     """[c2, c3, c4] -> their channels side by side, averaged down to half of c4: [B, C2+C3+C4, ⌈h4/2⌉, ⌈w4/2⌉]."""
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         height, width = pyramid[-1].shape[2:]
         size = ((height + 1) // 2, (width + 1) // 2)
-        return torch.cat([F.adaptive_avg_pool2d(scale, size) for scale in pyramid], dim=1)
+        return torch.cat([average_pool(scale, size) for scale in pyramid], dim=1)
 
 
 class PyramidContextExtraction(nn.Module):

@@ -25,8 +25,6 @@ Grid = tuple[int, int]  # rows, columns of tokens
 
 def resample_table(table: Tensor, size: Grid) -> Tensor:
     """[heads, R, R] -> [heads, *size]: distance i of n on an axis reads the table at i·(R-1)/(n-1), or 0 if n = 1."""
-    if tuple(table.shape[1:]) == size:
-        return table
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 

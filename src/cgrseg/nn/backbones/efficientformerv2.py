@@ -199,7 +199,7 @@ class Attention(nn.Module):
         resolution: int = 16,
     ) -> None:
         super().__init__()
-        self.heads, self.key_dim, values = heads, key_dim, heads * value_dim
+        self.heads, self.halve, values = heads, halve, heads * value_dim
         self.stride_conv = _depthwise_norm(channels, stride=2) if halve else nn.Identity()
         self.q = _pointwise_norm(channels, heads * key_dim)
         self.k = _pointwise_norm(channels, heads * key_dim)
@@ -224,7 +224,7 @@ class Attention(nn.Module):
             talk=(self.talking_head1, self.talking_head2),
         )
         x = mixed.view(*mixed.shape[:2], *grid) + self.v_local(value)  # B heads·d h w
-        if grid != tuple(size):
+        if self.halve:
             x = nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
         out: Tensor = self.proj(x)
         return out
@@ -345,8 +345,8 @@ def attend(
     if torch.compiler.is_compiling() or query.is_meta:
         mixed = block(0, total)
     else:
-        score_bytes = q.shape[0] * heads * total * k.shape[3] * q.element_size()
-        step = -(-total // -(-score_bytes // SCORE_BYTES))
+        bytes_a_query = q.shape[0] * heads * k.shape[3] * q.element_size()
+        step = max(SCORE_BYTES // bytes_a_query, 1)
         parts = [block(start, min(start + step, total)) for start in range(0, total, step)]
         mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return mixed.transpose(2, 3).flatten(1, 2)  # B heads·dv Nq
