@@ -1,0 +1,115 @@
+"""Label maps as pictures: colours over the photo, legend with names and shares, palette masks, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cgrseg.labels import Color, LabelSpace
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+Entry = tuple[str, Color | None, float]  # name, colour of its swatch (None: no swatch), share of the picture
+
+INK, PAPER, SWATCH_EDGE = (30, 30, 30), (255, 255, 255), (128, 128, 128)
+LONGEST_NAME = 28  # letters; the rest becomes "…"
+FEWEST_ROWS = 4  # the legend of even the smallest photo shows as many classes as fit into this
+
+
+def overlay(photo: Pixels, labels: Pixels, label_space: LabelSpace, *, alpha: float = 0.5) -> Image.Image:
+    """The photo with each pixel drawn towards the colour of its class.
+
+    Args:
+        photo: uint8 RGB [H, W, 3].
+        labels: uint8 or uint16 [H, W], class ids.
+        label_space: gives the colours.
+        alpha: 0 shows the photo alone, 1 the colours alone.
+
+    Raises:
+        ValueError: alpha is not from 0 to 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}: use a number from 0 (photo alone) to 1 (colours alone)")
+    if labels.dtype == np.uint8:
+        colors = mask_picture(labels, label_space).convert("RGB")
+    else:
+        colors = Image.fromarray(np.array(label_space.colors, np.uint8)[labels])
+    return Image.blend(Image.fromarray(photo), colors, alpha)
+
+
+def mask_picture(labels: Pixels, label_space: LabelSpace) -> Image.Image:
+    """The label map itself: uint8 ids with the class colours as palette (mode P), uint16 as 16-bit grey."""
+    picture = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        picture.putpalette(label_space.palette())
+    return picture
+
+
+def confidence_picture(confidence: Pixels) -> Image.Image:
+    """float [H, W], 0 … 1 -> 8-bit grey, 0 … 255: white is certain."""
+    return Image.fromarray((confidence * 255 + 0.5).astype(np.uint8))
+
+
+def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+    """Add a panel with swatch, name and share of each class: below a wide picture, beside a tall one.
+
+    The letters grow with the picture. Where not all classes fit, the last line says how many more there are.
+
+    Args:
+        picture: RGB.
+        entries: (name, colour, share) in the order in which they are to stand.
+    """
+    width, height = picture.size
+    letter = min(max(12, round((width * height) ** 0.5 / 42)), 160)  # pixels
+    font, row, margin = _font(letter), round(letter * 1.5), letter // 2
+    column = 3 * margin + letter + max((_width(font, entry) for entry in entries), default=0)
+    beside = height > width
+    if beside:
+        columns, rows = 1, max((height - 2 * margin) // row, FEWEST_ROWS)
+    else:
+        columns = max((width - margin) // column, 1)
+        rows = max(height // (2 * row), FEWEST_ROWS)
+    entries = _shortened(entries, columns * rows)
+    rows = -(-len(entries) // columns)
+    panel = (columns * column + margin, rows * row + 2 * margin)
+    if beside:
+        size, (left, top) = (width + panel[0], max(height, panel[1])), (width, 0)
+    else:
+        size, (left, top) = (max(width, panel[0]), height + panel[1]), (0, height)
+    page = Image.new("RGB", size, PAPER)
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    for index, entry in enumerate(entries):
+        x, y = left + margin + index // rows * column, top + margin + index % rows * row
+        if entry[1] is not None:
+            draw.rectangle((x, y, x + letter, y + letter), fill=entry[1], outline=SWATCH_EDGE)
+        draw.text((x + letter + margin, y + letter // 2), _text(entry), INK, font, anchor="lm")
+    return page
+
+
+def _shortened(entries: Sequence[Entry], places: int) -> Sequence[Entry]:
+    if len(entries) <= places:
+        return entries
+    shown, rest = entries[: places - 1], entries[places - 1 :]
+    return [*shown, (f"{len(rest)} more", None, sum(share for _, _, share in rest))]
+
+
+def _text(entry: Entry) -> str:
+    name, share = " ".join(entry[0].split()), entry[2]
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return f"{name}  {share:.1%}" if share >= 0.001 else f"{name}  < 0.1%"
+
+
+def _width(font: ImageFont.FreeTypeFont, entry: Entry) -> int:
+    return round(font.getlength(_text(entry))) + 1
+
+
+@lru_cache(maxsize=16)
+def _font(letter: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(letter)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise OSError("this Pillow was built without FreeType, which draws the legend: `pip install pillow`")
+    return font

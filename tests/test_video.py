@@ -1,0 +1,143 @@
+"""A video becomes its overlay: same rate, size and length, upright, and never half a file."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cgrseg.inference.segmenter import Segmenter
+from cgrseg.inference.video import label_video
+from cgrseg.labels import LabelSpace
+from cgrseg.nn import build
+
+av = pytest.importorskip("av", reason="videos need PyAV: the extra `video`")
+
+RATE = Fraction(30000, 1001)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(build("cgrseg_n", num_classes=3))
+
+
+@pytest.fixture
+def one_class(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
+    """All is class 0, which is drawn in pure red, so that the overlay of black is half red."""
+    space = LabelSpace(names=("a", "b", "c"), colors=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    monkeypatch.setattr(segmenter, "labels", space)
+    monkeypatch.setattr(
+        segmenter, "model", torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), _FirstClass()).requires_grad_(False)
+    )
+    return segmenter
+
+
+class _FirstClass(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(images.shape[0], 3, images.shape[2] // 8, images.shape[3] // 8)
+        logits[:, 0] = 1
+        return logits
+
+
+def draw_clip(path: Path, *, frames: int = 8, size: tuple[int, int] = (96, 64), codec: str = "libx264") -> Path:
+    """A white bar walks over a black picture."""
+    width, height = size
+    with av.open(str(path), "w") as sink:
+        stream = sink.add_stream(codec, rate=RATE)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p" if codec == "libx264" else "bgr0"
+        for i in range(frames):
+            picture = np.zeros((height, width, 3), np.uint8)
+            picture[:, 4 * i : 4 * i + 8] = 255
+            sink.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        sink.mux(stream.encode(None))
+    return path
+
+
+def outputs(folder: Path) -> dict[str, Path]:
+    return {"overlay": folder / "clip.overlay.mp4", "legend": folder / "clip.legend.jpg"}
+
+
+def read_clip(path: Path) -> tuple[Fraction, list[Fraction], list[np.ndarray]]:
+    with av.open(str(path)) as clip:
+        frames = list(clip.decode(video=0))
+        rate = clip.streams.video[0].average_rate
+        return (
+            rate,
+            [frame.pts * frame.time_base for frame in frames],
+            [f.to_ndarray(format="rgb24") for f in frames],
+        )
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_overlay_keeps_frame_rate_time_stamps_and_size(segmenter: Segmenter, tmp_path: Path, batch: int) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4")
+    counts = list(label_video(segmenter, clip, outputs(tmp_path), batch=batch))
+    assert sum(counts) == 8
+    rate, times, frames = read_clip(outputs(tmp_path)["overlay"])
+    assert rate == RATE
+    assert times == read_clip(clip)[1]
+    assert {frame.shape for frame in frames} == {(64, 96, 3)}
+
+
+def test_frames_stand_in_order_with_the_class_colours_over_them(one_class: Segmenter, tmp_path: Path) -> None:
+    list(label_video(one_class, draw_clip(tmp_path / "clip.mp4"), outputs(tmp_path), batch=3))
+    _, _, frames = read_clip(outputs(tmp_path)["overlay"])
+    for i, frame in enumerate(frames):
+        assert np.abs(frame[32, 4 * i + 4].astype(int) - (255, 128, 128)).max() < 12  # white under red
+        assert np.abs(frame[32, 70].astype(int) - (128, 0, 0)).max() < 12  # black under red
+
+
+def test_odd_sides_grow_by_one_repeated_pixel(segmenter: Segmenter, tmp_path: Path) -> None:
+    clip = draw_clip(tmp_path / "clip.avi", size=(75, 51), codec="ffv1", frames=3)
+    list(label_video(segmenter, clip, outputs(tmp_path)))
+    assert {frame.shape for frame in read_clip(outputs(tmp_path)["overlay"])[2]} == {(52, 76, 3)}
+
+
+def test_a_rotated_recording_is_turned_upright(one_class: Segmenter, tmp_path: Path) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=1)
+    data = bytearray(clip.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    clip.write_bytes(data)
+    list(label_video(one_class, clip, outputs(tmp_path)))
+    frame = read_clip(outputs(tmp_path)["overlay"])[2][0]
+    assert frame.shape == (96, 64, 3)
+    assert frame[4, :, 1].min() > 100 and frame[30:, :, 1].max() < 30  # turned right, the left bar is the top bar
+
+
+def test_the_legend_names_the_classes_of_the_whole_video(one_class: Segmenter, tmp_path: Path) -> None:
+    from PIL import Image
+
+    list(label_video(one_class, draw_clip(tmp_path / "clip.mp4", frames=2), outputs(tmp_path)))
+    with Image.open(outputs(tmp_path)["legend"]) as legend:
+        assert legend.height > 64
+        colors = np.asarray(legend)[64:].reshape(-1, 3)
+    assert (np.abs(colors.astype(int) - (255, 0, 0)).max(axis=1) < 40).any()
+    assert not (np.abs(colors.astype(int) - (0, 255, 0)).max(axis=1) < 40).any()
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "scrambled"])
+def test_a_broken_video_is_one_line_and_leaves_no_file(segmenter: Segmenter, tmp_path: Path, damage: str) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=30)
+    data = bytearray(clip.read_bytes())
+    if damage == "scrambled":
+        data[48 : data.index(b"moov") - 4] = bytes(data.index(b"moov") - 52)
+    clip.write_bytes({"cut": data[: len(data) // 2], "text": b"hello", "empty": b""}.get(damage, bytes(data)))
+    (tmp_path / "out").mkdir()
+    with pytest.raises((ValueError, OSError), match=r"clip\.mp4"):
+        list(label_video(segmenter, clip, outputs(tmp_path / "out")))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_pyav_the_error_says_what_to_install(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ValueError, match=r'pip install "cgrseg\[video\]"'):
+        list(label_video(segmenter, tmp_path / "clip.mp4", outputs(tmp_path)))
