@@ -105,9 +105,7 @@ def make_parser(function: Callable[..., object], *, prog: str) -> ArgumentParser
     return parser
 
 
-def parse(
-    function: Callable[..., object], arguments: Sequence[str], *, parser: ArgumentParser
-) -> dict[str, Any]:
+def parse(function: Callable[..., object], arguments: Sequence[str], *, parser: ArgumentParser) -> dict[str, Any]:
     """Read `arguments` into the keyword arguments of `function`, with the parser that was made from it.
 
     Raises:

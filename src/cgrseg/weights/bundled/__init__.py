@@ -1,0 +1,1 @@
+"""Weights that we trained ourselves, each with its card beside it."""

@@ -1,0 +1,172 @@
+"""Models by name: fresh, from a weights file, from the weights that come along, or from the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import socket
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import timm
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
+from cgrseg.nn.backbones.timm import TimmEncoder
+
+from . import artifact
+from .adapters import load_encoder
+
+T = TypeVar("T")
+HUB_FILE = "model.safetensors"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+def create_model(
+    name: str, num_classes: int = 150, weights: str | os.PathLike[str] | None = None, **spec: Any
+) -> CGRSeg:
+    """Build a model to train or to look into; `load` is the way to one that is only used.
+
+    Args:
+        name: "cgrseg_t", "cgrseg_b", "cgrseg_l" (the paper's) or "cgrseg_n" (ours).
+        num_classes: K.
+        weights: None for fresh ones; "imagenet" for the encoder's, through the Hugging Face hub; or those of
+            a whole model: a file, the name of bundled weights, or "hf:USER/NAME" for the model.safetensors
+            of that hub repository.
+        spec: any other field of `ModelSpec`, such as bias_mode="official". With weights of a whole model,
+            what is not given here is as in the file.
+
+    Returns:
+        The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]. With the
+        weights of a whole model it also has their .labels, .preprocessing and .card.
+
+    Raises:
+        ValueError: an unknown name or option, or weights that don't fit; the message says what does.
+        OSError: there is no such file, or the hub can't be reached.
+    """
+    known = {field.name for field in dataclasses.fields(ModelSpec)}
+    if weights is None or weights == "imagenet" or name not in VARIANTS or not known.issuperset(spec):
+        model = build(name, num_classes=num_classes, **spec)
+        if weights == "imagenet":
+            _load_imagenet(model)
+        return model
+    path = _find(weights)
+    stored = artifact.describe(path).spec
+    if stored.name != name:
+        raise ValueError(f"{path} holds a {stored.name}, not a {name}: call create_model({stored.name!r}, …)")
+    if stored.num_classes != num_classes:
+        raise ValueError(
+            f"{path} tells {stored.num_classes} classes apart, not {num_classes}: "
+            f"call create_model({name!r}, num_classes={stored.num_classes}, …)"
+        )
+    return artifact.load(path, spec=dataclasses.replace(stored, **spec)).train()
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows: the paper's three and cgrseg_n, a nano of ours."""
+    return list(VARIANTS)
+
+
+def load(weights: str | os.PathLike[str], device: str | torch.device = "auto") -> CGRSeg:
+    """Load a model that is ready to use: evaluation mode, with its .labels, .preprocessing and .card.
+
+    Args:
+        weights: a weights file, the name of bundled weights, or "hf:USER/NAME".
+        device: "auto" is the GPU where CUDA has one, else the CPU; or "cpu", "cuda:1", "mps", ….
+
+    Raises:
+        ValueError: no weights or device of that name, or the file is not usable; the message says why.
+        OSError: there is no such file, or the hub can't be reached.
+    """
+    return artifact.load(_find(weights), usable_device(device))
+
+
+def bundled() -> list[str]:
+    """The names of the weights that come with the package."""
+    return sorted(_bundled_files())
+
+
+def _bundled_files() -> dict[str, Path]:
+    folder = resources.files("cgrseg.weights.bundled")
+    paths = [Path(str(entry)) for entry in folder.iterdir()]
+    return {path.stem: path for path in paths if path.suffix == ".safetensors"}
+
+
+def _find(weights: str | os.PathLike[str]) -> Path:
+    name, path = os.fspath(weights), Path(weights)
+    if name.startswith("hf:"):
+        return _fetch(name.removeprefix("hf:"), cure=f"download its {HUB_FILE} elsewhere and give its path")
+    files = _bundled_files()
+    if name in files and not path.is_file():
+        return files[name]
+    if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
+        return path
+    close = difflib.get_close_matches(name, files, n=1)
+    known = f"did you mean {close[0]!r}?" if close else f"bundled are {', '.join(sorted(files)) or 'none'}"
+    raise ValueError(f"no weights are called {name!r}: {known}; or give the path of a .safetensors file")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is the GPU where CUDA has one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {str(device)!r} can't be used ({reason}): auto takes what there is") from error
+    return torch.device(device)
+
+
+def _load_imagenet(model: CGRSeg) -> None:
+    backbone = model.spec.backbone
+    if isinstance(model.encoder, TimmEncoder):
+        name, features = backbone.removeprefix("timm/"), model.encoder.features
+        repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+        if not repository:
+            raise ValueError(f"timm has no weights for {name}: leave weights out, or choose another backbone")
+        indices = features.feature_info.out_indices  # type: ignore[union-attr]
+        options: dict[str, Any] = {"pretrained": True, "features_only": True, "out_indices": indices}
+        donor = _from_hub(repository, lambda: timm.create_model(name, **options))
+        features.load_state_dict(donor.state_dict())
+    elif backbone.startswith("efficientformerv2_"):
+        cure = "download it elsewhere and use cgrseg.weights.adapters.load_encoder(model.encoder, FILE)"
+        load_encoder(model.encoder, _fetch(f"timm/{backbone}.snap_dist_in1k", cure=cure))
+    else:
+        raise ValueError(f'weights="imagenet" is for EfficientFormerV2 and timm encoders, not for {backbone}')
+
+
+def _fetch(repository: str, *, cure: str) -> Path:
+    """The local path of a hub repository's weights, fetched if need be."""
+    return Path(_from_hub(repository, lambda: hf_hub_download(repository, HUB_FILE), cure=f", or {cure}"))
+
+
+def _from_hub(repository: str, fetch: Callable[[], T], *, cure: str = "") -> T:
+    try:
+        if not isinstance(try_to_load_from_cache(repository, HUB_FILE), str):
+            _check_online()
+        return fetch()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"{HUB_FILE} of {repository} can't be fetched from the Hugging Face hub ({reason}): go online once{cure}"
+        ) from error
+
+
+def _check_online() -> None:
+    """Fail at once without a network, where the hub's own client tries again and again for half a minute."""
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return  # it fails at once by itself, or only the proxy knows
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    socket.create_connection((address.hostname or "", port), timeout=5).close()
