@@ -58,9 +58,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], N
 
 @pytest.mark.usefixtures("verb")
 def test_a_signature_becomes_positionals_and_flags() -> None:
-    assert (
-        main(["paint", "a.jpg", "b/", "--weights", "f.safetensors", "--short-side", "512", "--resume"]) == 0
-    )
+    assert main(["paint", "a.jpg", "b/", "--weights", "f.safetensors", "--short-side", "512", "--resume"]) == 0
     assert main(["paint", "--weights=f", "--alpha=1", "--device", "cpu", "broken.jpg"]) == 1
     first, second = CALLS
     assert first == {
@@ -169,9 +167,7 @@ def test_every_option_of_every_verb_is_explained(name: str, capsys: pytest.Captu
     function = getattr(import_module(f"cgrseg.cli.{name.replace('-', '_')}"), name.replace("-", "_"))
     documented = inspect.getdoc(function) or ""
     for parameter in inspect.signature(function).parameters:
-        assert f"    {parameter}: " in documented, (
-            f"cgrseg {name}: the docstring does not explain {parameter}"
-        )
+        assert f"    {parameter}: " in documented, f"cgrseg {name}: the docstring does not explain {parameter}"
     assert main([name, "--help"]) == 0
     assert f"usage: cgrseg {name}" in capsys.readouterr().out
 
@@ -184,9 +180,7 @@ def test_every_file_of_a_verb_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), ([], 2), (["dmeo"], 2)])
 def test_python_dash_m_is_the_same_command(arguments: list[str], code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cgrseg", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "cgrseg", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert bool(done.stdout) is (code == 0)

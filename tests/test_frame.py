@@ -125,9 +125,7 @@ INSTANT = {"import cgrseg": "0", "cgrseg --help": "main(['--help'])"} | {
 @pytest.mark.parametrize("what", INSTANT)
 def test_help_and_import_are_instant_and_leave_torch_alone(what: str) -> None:
     door = "import cgrseg" if what == "import cgrseg" else "from cgrseg.cli.main import main"
-    code = (
-        f"import sys\n{door}\ncode = {INSTANT[what]}\nsys.exit('torch' if 'torch' in sys.modules else code)"
-    )
+    code = f"import sys\n{door}\ncode = {INSTANT[what]}\nsys.exit('torch' if 'torch' in sys.modules else code)"
     best = 60.0
     for _ in range(5):
         start = time.perf_counter()

@@ -56,9 +56,7 @@ def intermediates(model: cg.CGRSeg) -> Iterator[dict[str, Tensor]]:
 
     handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
     calls = iter(["prev_output", "final"])
-    handles.append(
-        head.classifier.register_forward_hook(lambda m, a, out: seen.__setitem__(next(calls), out))
-    )
+    handles.append(head.classifier.register_forward_hook(lambda m, a, out: seen.__setitem__(next(calls), out)))
     try:
         yield seen
     finally:
@@ -83,9 +81,7 @@ def test_float64_forward_equals_the_release_with_every_intermediate(case: str) -
         out = seen[name].numpy()
         expected = golden[f"stats/{name}"]
         scale = np.abs(expected).clip(min=1)
-        np.testing.assert_allclose(
-            rule.statistics(out, name) / scale, expected / scale, atol=1e-9, err_msg=name
-        )
+        np.testing.assert_allclose(rule.statistics(out, name) / scale, expected / scale, atol=1e-9, err_msg=name)
         if f"sub/{name}" in golden.files:
             np.testing.assert_allclose(
                 rule.subsample(out, (6, 8, 8)), golden[f"sub/{name}"], rtol=1e-9, atol=1e-9, err_msg=name
@@ -95,9 +91,7 @@ def test_float64_forward_equals_the_release_with_every_intermediate(case: str) -
     np.testing.assert_allclose(logits.mean((2, 3)), golden["logits_chan_mean"], atol=1e-9)
     np.testing.assert_allclose(full[:, channels, 5::37, 3::41], golden["full_sub"], atol=1e-9)
     np.testing.assert_array_equal(logits.argmax(1), golden["logits_argmax"])
-    np.testing.assert_array_equal(
-        np.bincount(full.argmax(1).flatten(), minlength=150), golden["full_argmax_hist"]
-    )
+    np.testing.assert_array_equal(np.bincount(full.argmax(1).flatten(), minlength=150), golden["full_argmax_hist"])
 
 
 @pytest.mark.parametrize("case", FORWARD)
@@ -130,9 +124,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "EmbedSub": lambda: effnet.AttentionDownsample(in_channels=24, out_channels=40, bias_mode="official"),
     "Mlp": lambda: effnet.ConvMlp(channels=16, ratio=4),
     "FFN": lambda: effnet.FeedForwardBlock(channels=16, ratio=4, drop_path=0.0),
-    "AttnFFN3": lambda: effnet.AttentionBlock(
-        channels=24, ratio=3, drop_path=0.0, halve=True, bias_mode="official"
-    ),
+    "AttnFFN3": lambda: effnet.AttentionBlock(channels=24, ratio=3, drop_path=0.0, halve=True, bias_mode="official"),
 }
 SPEC = json.loads((rule.GOLDENS / "modules_spec.json").read_text())
 
@@ -151,8 +143,7 @@ def test_each_block_equals_the_release(case: str) -> None:
     module.load_state_dict(state, strict=False)
     shapes = SPEC[case]["shapes"]
     inputs = [
-        torch.from_numpy(rule.noise(f"input:{case}:{i}", tuple(s))).float().double()
-        for i, s in enumerate(shapes)
+        torch.from_numpy(rule.noise(f"input:{case}:{i}", tuple(s))).float().double() for i, s in enumerate(shapes)
     ]
     out = module.double()(inputs) if name == "PPA" else module.double()(*inputs)
     assert list(out.shape) == SPEC[case]["out_shape"]
@@ -162,9 +153,7 @@ def test_each_block_equals_the_release(case: str) -> None:
     if f"{case}/out" in golden.files:
         np.testing.assert_allclose(out, golden[f"{case}/out"], rtol=1e-9, atol=1e-9)
     else:
-        np.testing.assert_allclose(
-            rule.subsample(out.numpy(), (12, 8, 8)), golden[f"{case}/sub"], rtol=1e-9, atol=1e-9
-        )
+        np.testing.assert_allclose(rule.subsample(out.numpy(), (12, 8, 8)), golden[f"{case}/sub"], rtol=1e-9, atol=1e-9)
 
 
 def test_a_training_step_has_the_releases_loss_gradients_and_running_statistics() -> None:
@@ -178,9 +167,7 @@ def test_a_training_step_has_the_releases_loss_gradients_and_running_statistics(
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-9)
     parameters = {official_key(name): parameter for name, parameter in model.named_parameters()}
     assert all(parameter.grad is not None for parameter in parameters.values())
-    for name, norm, projection in zip(
-        golden["grad_names"], golden["grad_l2"], golden["grad_proj"], strict=True
-    ):
+    for name, norm, projection in zip(golden["grad_names"], golden["grad_l2"], golden["grad_proj"], strict=True):
         gradient = parameters[str(name)].grad.numpy()
         assert np.linalg.norm(gradient) == pytest.approx(norm, rel=1e-6), name
         probe = (gradient * rule.noise(f"probe:grad:{name}", gradient.shape)).sum()
@@ -194,9 +181,7 @@ def test_float32_gradient_norms_stay_within_1e_3_of_the_release() -> None:
     golden = np.load(rule.GOLDENS / "train_T_bn_batch_128x128.npz")
     model = released_model("T", torch.float32, dropout=0.0, drop_path=0.0).train()
     logits = F.interpolate(model(rule.make_input("train", (2, 3, 128, 128))), (128, 128), mode="bilinear")
-    F.cross_entropy(
-        logits, rule.make_labels(2, 128, 128), ignore_index=255, reduction="none"
-    ).mean().backward()
+    F.cross_entropy(logits, rule.make_labels(2, 128, 128), ignore_index=255, reduction="none").mean().backward()
     parameters = {official_key(name): parameter for name, parameter in model.named_parameters()}
     for name, norm in zip(golden["grad_names"], golden["grad_l2"], strict=True):
         assert parameters[str(name)].grad.norm().item() == pytest.approx(norm, rel=1e-3), name

@@ -58,7 +58,7 @@ def test_training_learns_and_leaves_an_artifact_that_predicts(folder: Path, tmp_
 
 
 def test_the_same_seed_gives_the_same_weights_and_crops_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
-    for name, workers in (("a", "0"), ("b", "2")):
+    for name, workers in (("a", "0"), ("b", "1")):
         assert train(folder, tmp_path / name, "--steps", "2", "--workers", workers) == 0
     first, second = (cgrseg.load(tmp_path / name / "last.safetensors").state_dict() for name in "ab")
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -115,6 +115,23 @@ def test_a_broken_dataset_is_one_line_and_nothing_is_written(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("cgrseg: ") and message in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--steps=0", "--batch=0", "--crop=16", "--scale=[2,1]", "--workers=-1", "--batch=1"]
+)
+def test_an_impossible_option_is_one_line(folder: Path, tmp_path: Path, option: str) -> None:
+    assert train(folder, tmp_path / "run", option) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_goes_on_from_given_weights(folder: Path, tmp_path: Path) -> None:
+    assert train(folder, tmp_path / "first", "--steps", "2") == 0
+    first = tmp_path / "first" / "last.safetensors"
+    assert train(folder, tmp_path / "second", "--steps", "1", "--lr", "1e-9", "--init", str(first)) == 0
+    before, after = cgrseg.load(first), cgrseg.load(tmp_path / "second" / "last.safetensors")
+    torch.testing.assert_close(dict(after.named_parameters()), dict(before.named_parameters()), atol=1e-7, rtol=1e-5)
+    assert after.card["init"]["recipe"]["steps"] == 2 and after.card["recipe"]["init"] == "last.safetensors"
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:

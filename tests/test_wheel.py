@@ -35,9 +35,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     source = ROOT / "src"
     kept = [path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {str(path.relative_to(source)) for path in kept} == {
-        name for name in names if ".dist-info/" not in name
-    }
+    assert {str(path.relative_to(source)) for path in kept} == {name for name in names if ".dist-info/" not in name}
     assert {"cgrseg/py.typed", "cgrseg-0.1.0.dist-info/licenses/LICENSE"} <= names
 
 

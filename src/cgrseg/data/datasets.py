@@ -63,9 +63,10 @@ class FolderDataset:
         """
         photo_path, mask_path = self.pairs[index]
         try:
-            photo = ImageOps.exif_transpose(Image.open(photo_path)).convert("RGB")
-            mask = Image.open(mask_path)
-            mask.load()
+            with Image.open(photo_path) as file:
+                photo = ImageOps.exif_transpose(file).convert("RGB")
+            with Image.open(mask_path) as mask:
+                mask.load()
         except OSError as error:
             raise ValueError(f"can't read the pair {photo_path.name}, {mask_path.name}: {error}") from error
         if mask.mode not in ("L", "P", "I;16", "I", "1"):

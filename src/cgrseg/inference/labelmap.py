@@ -58,7 +58,7 @@ def label_map(logits: Tensor, size: Size, *, input_size: Size | None = None, val
     rows, columns = (_blocks(length, axis, logits.device) for length, axis in zip((height, width), steps, strict=True))
     dtype = torch.uint8 if classes <= 256 else torch.int32
     labels = torch.empty(batch, *size, dtype=dtype, device=logits.device)
-    for image, result in zip(logits.contiguous(), labels, strict=True):  # channels-last is 100 times slower
+    for image, result in zip(logits, labels, strict=True):
         _label(image, result, rows, columns)
     return labels
 
@@ -204,7 +204,8 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
     extent = (height - 1) * down + (width - 1) * right + 1
     flat = image.as_strided((classes, extent), (image.stride(0), 1))  # any memory layout, without a copy
     (_, tall, taps_y), (_, wide, taps_x) = rows.weight.shape, columns.weight.shape
-    step = max(1, budget // ((classes + 4) * (taps_y * taps_x + (taps_x + 1) * tall)))
+    block_values = classes * (taps_y * taps_x + (taps_x + 1) * tall) + 5 * tall * wide  # that one block needs below
+    step = max(1, budget // block_values)
     for y, x in zip(torch.split(blocks_y, step), torch.split(blocks_x, step), strict=True):
         source = rows.source[y].T[:, None] * down + columns.source[x].T * right  # taps_y taps_x N
         values = flat.gather(1, source.flatten().expand(classes, -1)).float().view(classes, taps_y, taps_x, -1)

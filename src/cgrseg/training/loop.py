@@ -33,6 +33,7 @@ class TrainConfig:
 
     Args:
         data, model, out: dataset folder, variant, run folder.
+        init: weights to start from, a file or a bundled name, of the same variant and classes; None starts fresh.
         steps, batch, crop: number of steps, crops a step, side of a crop in pixels.
         lr, weight_decay, warmup: AdamW's peak rate, its decay (norms, biases and scales are free), steps to the peak.
         short_side: the photo's shorter side in pixels, at which it is judged and around which it is scaled;
@@ -47,6 +48,7 @@ class TrainConfig:
     data: str
     model: str
     out: str
+    init: str | None = None
     steps: int = 4000
     batch: int = 16
     crop: int = 256
@@ -60,6 +62,15 @@ class TrainConfig:
     workers: int = 1
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        for field, least in (("steps", 1), ("batch", 1), ("crop", 32), ("warmup", 0), ("workers", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} is {getattr(self, field)}: it must be at least {least}")
+        if self.batch == 1 and self.crop <= 64:
+            raise ValueError(f"a batch of one crop of {self.crop} gives BatchNorm one value: use --batch 2 or more")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}: give the smallest enlargement, then the largest")
+
 
 def train(config: TrainConfig) -> tuple[Path, dict[str, Any]]:
     """Train, score the val split while going and test (or val) at the end; returns the artifact's path and its card.
@@ -70,18 +81,18 @@ def train(config: TrainConfig) -> tuple[Path, dict[str, Any]]:
     samples = FolderDataset.open(config.data, "train")
     val = FolderDataset.open(config.data, "val")
     device = usable_device(config.device)
-    torch.manual_seed(config.seed)
-    model = create_model(config.model, num_classes=len(samples.labels))
-    model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    preprocessing = Preprocessing(short_side=config.short_side or _median_short_side(samples))
     weights = class_weights(samples).to(device)
+    preprocessing = Preprocessing(short_side=config.short_side or _median_short_side(samples))
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, num_classes=len(samples.labels), weights=config.init)
+    before = getattr(model, "card", None)
+    model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.steps, config.warmup))
     autocast = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    log = (out / "train.csv").open("w", encoding="utf-8")
-    log.write("step,loss,lr,val_miou,seconds\n")
+    log = ["step,loss,lr,val_miou,seconds"]
 
     began, running = time.monotonic(), math.nan
     bar = tqdm(batches(samples, config, preprocessing), total=config.steps, unit="step", desc=config.model)
@@ -102,16 +113,16 @@ def train(config: TrainConfig) -> tuple[Path, dict[str, Any]]:
             scores = evaluate(model, val, preprocessing)
             model.train()
             row = [step, f"{running:.4f}", f"{schedule.get_last_lr()[0]:.3e}", f"{scores.mean_iou():.4f}"]
-            log.write(",".join(map(str, [*row, f"{time.monotonic() - began:.0f}"])) + "\n")
-            log.flush()
+            log.append(",".join(map(str, [*row, f"{time.monotonic() - began:.0f}"])))
+            (out / "train.csv").write_text("\n".join(log) + "\n", encoding="utf-8")
             bar.write(f"step {step}: val mIoU {100 * scores.mean_iou():.2f} %")
-    log.close()
 
     split = "test" if (Path(config.data) / "images" / "test").is_dir() else "val"
     scores = evaluate(model, FolderDataset.open(config.data, split), preprocessing)
     path = out / "last.safetensors"
     card = {
-        "recipe": asdict(config) | {"data": Path(config.data).resolve().name, "out": Path(config.out).name},
+        "recipe": asdict(config) | {field: _file_name(getattr(config, field)) for field in ("data", "out", "init")},
+        "init": before,
         "split": split,
         "miou": round(100 * scores.mean_iou(), 2),
         "mean_accuracy": round(100 * scores.mean_accuracy(), 2),
@@ -141,9 +152,12 @@ def parameter_groups(model: CGRSeg, weight_decay: float) -> list[dict[str, Any]]
 
 
 def class_weights(samples: FolderDataset) -> Tensor:
-    """1 / log(1.1 + share of the pixels), scaled to mean 1: rare classes count more, but boundedly."""
+    """1 / log(1.1 + share of the pixels), scaled to mean 1: rare classes count more, but boundedly.
+
+    It reads every pair, so that a broken one is named now and not in the middle of the run.
+    """
     counts = np.zeros(len(samples.labels))
-    for index in range(0, len(samples), max(len(samples) // 200, 1)):
+    for index in tqdm(range(len(samples)), unit="photo", desc="count classes", leave=False):
         ids = to_class_ids(samples.read(index)[1]).ravel()
         counts += np.bincount(ids[ids != samples.labels.ignore_index], minlength=len(counts))
     weights = 1 / np.log(1.1 + counts / counts.sum())
@@ -214,6 +228,14 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         return canvas, labels
 
 
+def _file_name(path: str | None) -> str | None:
+    """The last part alone: a weights file tells nobody's folders."""
+    return None if path is None else Path(path).resolve().name
+
+
 def _median_short_side(samples: FolderDataset) -> int:
-    sides = sorted(min(Image.open(photo).size) for photo, _ in samples.pairs[:: max(len(samples) // 100, 1)])
-    return sides[len(sides) // 2]
+    sides = []
+    for path, _ in samples.pairs:
+        with Image.open(path) as photo:
+            sides.append(min(photo.size))
+    return sorted(sides)[len(sides) // 2]
