@@ -190,10 +190,10 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
     budget = labels.numel() + image.numel() // 2
     if image.device.type == "cpu":
         budget = min(budget, CACHED_VALUES)
-    step = max(1, budget // (classes * width))
-    ranks = torch.arange(classes - 1.0, -1, -1, device=image.device)[:, None, None]  # the first class has the highest
-    parts = (part.to(torch.float32, copy=True) for part in torch.split(image, step, 1))
-    winner = (classes - 1 - torch.cat([_rank(part, ranks) for part in parts])).to(labels.dtype)  # h w
+    ranks = torch.arange(float(classes), 0, -1, device=image.device)[:, None, None]  # K 1 1, the first class highest
+    lines = torch.split(image, max(1, budget // (classes * width)), 1)
+    winner = torch.cat([_rank(line.to(torch.float32, copy=True), ranks) for line in lines])  # h w
+    winner = (classes - winner).to(labels.dtype)
 
     lowest = winner[rows.source].amin(1)[:, columns.source].amin(2)  # of the winners that a block reads
     highest = winner[rows.source].amax(1)[:, columns.source].amax(2)
@@ -204,25 +204,51 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
     extent = (height - 1) * down + (width - 1) * right + 1
     flat = image.as_strided((classes, extent), (image.stride(0), 1))  # any memory layout, without a copy
     (_, tall, taps_y), (_, wide, taps_x) = rows.weight.shape, columns.weight.shape
-    block_values = classes * (taps_y * taps_x + (taps_x + 1) * tall) + 5 * tall * wide  # that one block needs below
-    step = max(1, budget // block_values)
-    for y, x in zip(torch.split(blocks_y, step), torch.split(blocks_x, step), strict=True):
+    taps = taps_y * taps_x
+    many = max(1, budget // (2 * classes * (taps + 4)))
+    for begin in range(0, len(blocks_y), many):
+        y, x = blocks_y[begin : begin + many], blocks_x[begin : begin + many]
         source = rows.source[y].T[:, None] * down + columns.source[x].T * right  # taps_y taps_x N
-        values = flat.gather(1, source.flatten().expand(classes, -1)).float().view(classes, taps_y, taps_x, -1)
-        weight_y = rows.weight[y].permute(2, 1, 0).contiguous()  # taps_y tall N
-        weight_x = columns.weight[x].permute(2, 1, 0).contiguous()  # taps_x wide N
-        first, *others = (_blend(values[:, :, tap, None].unbind(1), weight_y) for tap in range(taps_x))  # K tall N
-        for other in others:
-            other.sub_(first)
-        blended = torch.empty_like(first)
-        best = blended.new_empty(wide, *blended.shape[1:])  # wide tall N
-        for part, (nearest, *weights) in zip(best, weight_x[1:].unbind(1), strict=True):
-            torch.addcmul(first, others[0], nearest, out=blended)  # weights sum to 1: the first tap needs none
-            for other, weight in zip(others[1:], weights, strict=True):
-                blended.addcmul_(other, weight)
-            _rank(blended, ranks, out=part)
-        pixels = rows.pixels[y].T * labels.shape[1] + columns.pixels[x].T[:, None]  # wide tall N
-        labels.view(-1)[pixels] = (classes - 1 - best).to(labels.dtype)
+        values = flat.gather(1, source.flatten().expand(classes, -1)).float().view(classes, taps, -1)
+        values, chosen = _able(values, ranks)
+        few = max(1, budget // (len(values) * (taps_x + 1) * tall + 5 * tall * wide))
+        for start in range(0, len(y), few):
+            part = slice(start, start + few)
+            weight_y = rows.weight[y[part]].permute(2, 1, 0).contiguous()  # taps_y tall N
+            weight_x = columns.weight[x[part]].permute(2, 1, 0).contiguous()  # taps_x wide N
+            read = values.view(-1, taps_y, taps_x, len(y))[..., part]
+            best = classes - _best(read, weight_y, weight_x, chosen.expand(-1, 1, len(y))[..., part])
+            pixels = rows.pixels[y[part]].T * labels.shape[1] + columns.pixels[x[part]].T[:, None]
+            labels.view(-1)[pixels] = best.to(labels.dtype)
+
+
+def _able(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of values [K, taps, N] the classes that could win between the taps, and their ranks; all, where that is most.
+
+    A class whose largest value is below some other's smallest cannot win.
+    """
+    able = values.amax(1) >= values.amin(1).amax(0)  # K N
+    most = int(able.sum(0).amax())
+    if 2 * most > len(values):
+        return values, ranks
+    chosen = (able * ranks[:, 0]).topk(most, 0).values.clamp_(min=1)  # most N, the first class first
+    classes = (len(values) - chosen).long()
+    return values.gather(0, classes[:, None].expand(-1, values.shape[1], -1)), chosen[:, None]
+
+
+def _best(values: Tensor, weight_y: Tensor, weight_x: Tensor, ranks: Tensor) -> Tensor:
+    """Rank [wide, tall, N] of the winner at each pixel of N blocks, from values [K, taps_y, taps_x, N]."""
+    first, *others = (_blend(tap[:, :, None].unbind(1), weight_y) for tap in values.unbind(2))  # K tall N each
+    for other in others:
+        other.sub_(first)
+    blended = torch.empty_like(first)
+    best = blended.new_empty(weight_x.shape[1], *blended.shape[1:])
+    for column, (nearest, *weights) in zip(best, weight_x[1:].unbind(1), strict=True):
+        torch.addcmul(first, others[0], nearest, out=blended)  # weights sum to 1: the first tap needs none
+        for other, weight in zip(others[1:], weights, strict=True):
+            blended.addcmul_(other, weight)
+        _rank(blended, ranks, out=column)
+    return best
 
 
 def _blend(values: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -234,7 +260,7 @@ def _blend(values: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def _rank(values: Tensor, ranks: Tensor, out: Tensor | None = None) -> Tensor:
-    """The rank of the first class with the largest value: `ranks` [K, 1, 1] of values [K, ...], overwritten.
+    """The rank of the first class with the largest value: `ranks` [K, 1, 1 or N] of values [K, ..., N], overwritten.
 
     Ten times as fast as argmax on a CPU, where comparing float32 in place uses vector instructions.
     """

@@ -128,7 +128,8 @@ class PaperCounter(TorchFunctionMode):
                 strided = any(isinstance(i, slice) and i.step not in (None, 1) for i in index)
                 return int(source.numel()) if strided else 0
             case "interpolate":
-                return int(out.numel()) if self._part == "encoder" else 0
+                upsampled = self._part == "encoder" and not named.get("align_corners")  # else a table of the bias
+                return int(out.numel()) if upsampled else 0
             case "batch_norm":
                 return 0 if self._hidden else 2 * int(out.numel())
             case "layer_norm" | "group_norm":

@@ -90,7 +90,10 @@ def save(
     tensors = {key: _stored(tensor, half=half) for key, tensor in model.state_dict().items()}
     try:
         with atomic_write(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the user's umask says; safetensors would shut others out
             save_file(tensors, temporary, metadata=metadata)
+            temporary.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"{os.fspath(path)} can't be written: {_line(error)}") from error
 
