@@ -490,9 +490,3 @@ def test_the_hubs_own_offline_switch_gives_the_same_line(monkeypatch: pytest.Mon
         with pytest.raises(OSError, match="can't be fetched from the Hugging Face hub") as raised:
             make()
         assert "\n" not in str(raised.value)
-
-
-def test_a_weights_file_is_as_readable_as_any_other_new_file(tmp_path: Path, nano: CGRSeg) -> None:
-    (tmp_path / "plain").touch()
-    artifact.save(nano, tmp_path / "a.safetensors")
-    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

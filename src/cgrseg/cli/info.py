@@ -27,7 +27,7 @@ def info(name: str, *, size: str = "512x512", num_classes: int = 150) -> int:
     preprocessing and its card.
 
     Args:
-        name: a model, such as cgrseg_t, or a weights file (.safetensors)
+        name: a model, such as cgrseg_t, a weights file (.safetensors), or the name of bundled weights
         size: height and width of the photo that is counted for
         num_classes: classes of a model given by name; a weights file knows its own
     """
@@ -38,12 +38,12 @@ def info(name: str, *, size: str = "512x512", num_classes: int = 150) -> int:
     from cgrseg.measure.complexity import complexity
     from cgrseg.nn import VARIANTS, build
 
-    is_file = name not in VARIANTS and (name.endswith(".safetensors") or Path(name).exists())
+    from cgrseg.weights.create import bundled, load
+
+    is_file = name not in VARIANTS and (name.endswith(".safetensors") or Path(name).exists() or name in bundled())
     model: Any
     if is_file:
-        from cgrseg.weights.artifact import load
-
-        model = load(name)
+        model = load(name, device="cpu")
     else:
         with torch.device("meta"):  # shapes without numbers
             model = build(name, num_classes=num_classes)

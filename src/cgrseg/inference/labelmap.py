@@ -7,7 +7,8 @@ are computed, a few at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from cgrseg.preprocessing import Size
 
 LONGEST_BLOCK = 16  # pixels along a block's side, at most
-CACHED_VALUES = 1 << 19  # floats that a CPU works on at a time: they fit into its cache
+CACHED_VALUES = 1 << 18  # floats that one core works on at a time: they fit into its cache
 BAND_VALUES = 1 << 22  # floats that one band of full-size logits may hold
 
 
@@ -187,9 +188,10 @@ def _blocks(length: int, steps: list[Size], device: torch.device, longest: int =
 def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None:
     """Write the label map of one photo's logits [K, h, w] into `labels` [H, W]."""
     classes, height, width = image.shape
-    budget = labels.numel() + image.numel() // 2
+    budget, workers = labels.numel() + image.numel() // 2, 1
     if image.device.type == "cpu":
-        budget = min(budget, CACHED_VALUES)
+        workers = max(1, min(torch.get_num_threads(), budget // CACHED_VALUES))
+        budget = min(budget // workers, CACHED_VALUES)
     ranks = torch.arange(float(classes), 0, -1, device=image.device)[:, None, None]  # K 1 1, the first class highest
     lines = torch.split(image, max(1, budget // (classes * width)), 1)
     winner = torch.cat([_rank(line.to(torch.float32, copy=True), ranks) for line in lines])  # h w
@@ -204,12 +206,13 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
     extent = (height - 1) * down + (width - 1) * right + 1
     flat = image.as_strided((classes, extent), (image.stride(0), 1))  # any memory layout, without a copy
     (_, tall, taps_y), (_, wide, taps_x) = rows.weight.shape, columns.weight.shape
-    taps = taps_y * taps_x
-    many = max(1, budget // (2 * classes * (taps + 4)))
-    for begin in range(0, len(blocks_y), many):
+    many = max(1, budget // (2 * classes * (taps_y * taps_x + 4)))
+
+    @torch.inference_mode()  # a mode belongs to a thread
+    def compute(begin: int) -> None:
         y, x = blocks_y[begin : begin + many], blocks_x[begin : begin + many]
         source = rows.source[y].T[:, None] * down + columns.source[x].T * right  # taps_y taps_x N
-        values = flat.gather(1, source.flatten().expand(classes, -1)).float().view(classes, taps, -1)
+        values = flat.gather(1, source.flatten().expand(classes, -1)).float().view(classes, -1, len(y))
         values, chosen = _able(values, ranks)
         few = max(1, budget // (len(values) * (taps_x + 1) * tall + 5 * tall * wide))
         for start in range(0, len(y), few):
@@ -220,6 +223,27 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
             best = classes - _best(read, weight_y, weight_x, chosen.expand(-1, 1, len(y))[..., part])
             pixels = rows.pixels[y[part]].T * labels.shape[1] + columns.pixels[x[part]].T[:, None]
             labels.view(-1)[pixels] = best.to(labels.dtype)
+
+    begins = range(0, len(blocks_y), many)
+    if image.device.type == "cpu" and begins:
+        _shared_out(compute, begins, workers)
+    else:
+        for begin in begins:
+            compute(begin)
+
+
+def _shared_out(task: Callable[[int], None], items: Sequence[int], workers: int) -> None:
+    """Do the task for each item on some threads, one core each.
+
+    There are hundreds of short tensor operations: were each split between the cores, they would wait for each
+    other hundreds of times, which takes a hundred times as long when the cores have other work, too.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(task, items))
+    finally:
+        torch.set_num_threads(threads)  # the number is a thread's own, but also the default of threads to come
 
 
 def _able(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
