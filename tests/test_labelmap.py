@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_lower_precision_asked_for_elsewhere_changes_nothing() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
+def test_several_threads_give_the_same_map_and_leave_the_callers_settings(mode: Any) -> None:
+    logits = drawn((1, 60, 40, 40), "noise")
+    expected = label_map(logits, (320, 320))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with mode():
+            assert torch.equal(label_map(logits.requires_grad_(), (320, 320)), expected)
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # a thread that comes to life afterwards
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_logits_without_a_batch_axis_give_a_map_without_one() -> None:
     logits = drawn((1, 9, 6, 7), "noise")
     assert torch.equal(label_map(logits[0], (40, 30)), label_map(logits, (40, 30))[0])
@@ -174,7 +191,7 @@ def status(key):
     line = next(line for line in open("/proc/self/status") if line.startswith(key))
     return int(line.split()[1]) * 1024
 
-torch.set_num_threads(1)
+torch.set_num_threads(2)
 classes, h, w, height, width = map(int, sys.argv[1:6])
 steps = {"input_size": (8 * h, 8 * w), "valid": (8 * h - 5, 8 * w - 9)} if sys.argv[6] == "two" else {}
 label_map(torch.randn(1, 3, 8, 8), (64, 64))

@@ -7,7 +7,7 @@ are computed, a few at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cgrseg.preprocessing import Size
 
 LONGEST_BLOCK = 16  # pixels along a block's side, at most
-CACHED_VALUES = 1 << 18  # floats that one core works on at a time: they fit into its cache
+CACHED_VALUES = 1 << 19  # floats that one core works on at a time: they fit into its cache
 BAND_VALUES = 1 << 22  # floats that one band of full-size logits may hold
 
 
@@ -59,8 +59,13 @@ def label_map(logits: Tensor, size: Size, *, input_size: Size | None = None, val
     rows, columns = (_blocks(length, axis, logits.device) for length, axis in zip((height, width), steps, strict=True))
     dtype = torch.uint8 if classes <= 256 else torch.int32
     labels = torch.empty(batch, *size, dtype=dtype, device=logits.device)
-    for image, result in zip(logits, labels, strict=True):
-        _label(image, result, rows, columns)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of this thread; see _label
+    try:
+        for image, result in zip(logits, labels, strict=True):
+            _label(image, result, rows, columns, threads if logits.device.type == "cpu" else 1)
+    finally:
+        torch.set_num_threads(threads)
     return labels
 
 
@@ -185,13 +190,18 @@ def _blocks(length: int, steps: list[Size], device: torch.device, longest: int =
     return Blocks(pixels.to(device), source.to(device), dense.to(device), number.to(device))
 
 
-def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None:
-    """Write the label map of one photo's logits [K, h, w] into `labels` [H, W]."""
+def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks, threads: int) -> None:
+    """Write the label map of one photo's logits [K, h, w] into `labels` [H, W].
+
+    The work is shared out between threads of one core each. It is hundreds of short tensor operations: were each
+    split between the cores, they would wait for each other hundreds of times, and on a busy machine for long.
+    """
     classes, height, width = image.shape
-    budget, workers = labels.numel() + image.numel() // 2, 1
+    budget = labels.numel() + image.numel() // 2
+    workers = max(1, min(threads, 2 * budget // CACHED_VALUES))
+    budget //= workers
     if image.device.type == "cpu":
-        workers = max(1, min(torch.get_num_threads(), budget // CACHED_VALUES))
-        budget = min(budget // workers, CACHED_VALUES)
+        budget = min(budget, CACHED_VALUES)
     ranks = torch.arange(float(classes), 0, -1, device=image.device)[:, None, None]  # K 1 1, the first class highest
     lines = torch.split(image, max(1, budget // (classes * width)), 1)
     winner = torch.cat([_rank(line.to(torch.float32, copy=True), ranks) for line in lines])  # h w
@@ -224,26 +234,8 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
             pixels = rows.pixels[y[part]].T * labels.shape[1] + columns.pixels[x[part]].T[:, None]
             labels.view(-1)[pixels] = best.to(labels.dtype)
 
-    begins = range(0, len(blocks_y), many)
-    if image.device.type == "cpu" and begins:
-        _shared_out(compute, begins, workers)
-    else:
-        for begin in begins:
-            compute(begin)
-
-
-def _shared_out(task: Callable[[int], None], items: Sequence[int], workers: int) -> None:
-    """Do the task for each item on some threads, one core each.
-
-    There are hundreds of short tensor operations: were each split between the cores, they would wait for each
-    other hundreds of times, which takes a hundred times as long when the cores have other work, too.
-    """
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(task, items))
-    finally:
-        torch.set_num_threads(threads)  # the number is a thread's own, but also the default of threads to come
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(compute, range(0, len(blocks_y), many)))
 
 
 def _able(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
