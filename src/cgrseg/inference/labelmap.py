@@ -189,7 +189,7 @@ def _blocks(length: int, steps: list[Size], device: torch.device, longest: int =
 def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None:
     """Write the label map of one photo's logits [K, h, w] into `labels` [H, W]."""
     classes, _, width = image.shape
-    budget = labels.numel()
+    budget = 2 * labels.numel()
     if image.device.type == "cpu":
         budget = min(budget, CACHED_VALUES)
     ranks = torch.arange(float(classes), 0, -1, device=image.device)  # K, the first class highest
