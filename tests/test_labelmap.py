@@ -232,12 +232,26 @@ def test_class_ids_instead_of_logits_are_refused() -> None:
         label_map(torch.zeros(1, 3, 4, 4, dtype=torch.int64), (8, 8))
 
 
-def test_reduced_matrix_precision_and_autocast_change_nothing() -> None:
+def test_matrix_products_are_never_rounded_below_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float32 products may be rounded to TF32 or bfloat16 they are float64; autocast doesn't reach them."""
     logits = drawn((1, 60, 40, 40), "noise")
     expected = label_map(logits, (320, 320))
+    used: set[torch.dtype] = set()
+    product = torch.bmm
+
+    def watched(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+        product(left, right, out=out)
+        used.update((left.dtype, right.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(torch, "bmm", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(label_map(logits, (320, 320)), expected)
+    assert used == {torch.float32}
+    used.clear()
     torch.set_float32_matmul_precision("medium")
     try:
-        with torch.autocast("cpu", torch.bfloat16):
-            assert (label_map(logits, (320, 320)) != expected).float().mean() < 1e-4
+        assert (label_map(logits, (320, 320)) != expected).float().mean() < 1e-4
     finally:
         torch.set_float32_matmul_precision("highest")
+    assert used == {torch.float64}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cgrseg.preprocessing import Size
 
 LONGEST_BLOCK = 16  # pixels along a block's side, at most
-CACHED_VALUES = 1 << 19  # floats that one core works on at a time: they fit into its cache
+CACHED_VALUES = 1 << 19  # floats that a CPU works on at a time: they fit into its cache
 BAND_VALUES = 1 << 22  # floats that one band of full-size logits may hold
 
 
@@ -59,9 +59,8 @@ def label_map(logits: Tensor, size: Size, *, input_size: Size | None = None, val
     rows, columns = (_blocks(length, axis, logits.device) for length, axis in zip((height, width), steps, strict=True))
     dtype = torch.uint8 if classes <= 256 else torch.int32
     labels = torch.empty(batch, *size, dtype=dtype, device=logits.device)
-    with torch.autocast(logits.device.type, enabled=False):
-        for image, result in zip(logits, labels, strict=True):
-            _label(image, result, rows, columns)
+    for image, result in zip(logits, labels, strict=True):
+        _label(image, result, rows, columns)
     return labels
 
 
