@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +57,10 @@ def _run(verb: str, arguments: list[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             print(re.sub(r"<class\s+'(\w+)'>", r"\1", parser.format_help()), end="")
             return 0
-        code = function(**parse(function, arguments, parser=parser)) or 0
+        chosen = parse(function, arguments, parser=parser)
+        if chosen is None:  # --print_config did its work
+            return 0
+        code = function(**chosen) or 0
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -67,7 +71,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         return 0
     except OSError as error:
         return _complain(f"{error.strerror}: {error.filename}" if error.filename else str(error))
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         return _complain(str(error))
 
 
@@ -76,7 +80,8 @@ def make_parser(function: Callable[..., object], *, prog: str) -> ArgumentParser
 
     Parameters before the `*` of the signature that have no default are positional (a list takes one or more);
     all others are flags (`short_side` is `--short-side`; a bool that is False by default takes no value),
-    required where they have no default.
+    required where they have no default. A dataclass brings a flag for each of its fields (dotted for dataclasses
+    within it), `--config FILE` to read them from YAML and `--print_config` to print them.
     """
     from docstring_parser import parse as parse_docstring
     from jsonargparse import ArgumentParser
@@ -89,6 +94,10 @@ def make_parser(function: Callable[..., object], *, prog: str) -> ArgumentParser
     for name, parameter in inspect.signature(function).parameters.items():
         hint, help_text = hints[name], help_of.get(name, " ")
         required = parameter.default is parameter.empty
+        if is_dataclass(hint):
+            parser.add_argument("--config", action="config", metavar="FILE", help="a recipe (YAML); flags go over it")
+            parser.add_class_arguments(cast(type, hint))
+            continue
         flag, metavar = f"--{name.replace('_', '-')}", METAVARS.get(name)
         if required and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             if get_origin(hint) is list:
@@ -105,19 +114,44 @@ def make_parser(function: Callable[..., object], *, prog: str) -> ArgumentParser
     return parser
 
 
-def parse(function: Callable[..., object], arguments: Sequence[str], *, parser: ArgumentParser) -> dict[str, Any]:
+def parse(
+    function: Callable[..., object], arguments: Sequence[str], *, parser: ArgumentParser
+) -> dict[str, Any] | None:
     """Read `arguments` into the keyword arguments of `function`, with the parser that was made from it.
+
+    None: the arguments asked for the configuration, and it has been printed.
 
     Raises:
         ValueError: the arguments do not fit the signature.
     """
     from argparse import ArgumentError
 
+    known = {option for action in parser._actions for option in action.option_strings}
+    arguments = [_known_spelling(word, known) for word in arguments]
     try:
-        found = parser.parse_args(list(arguments))
+        found = vars(parser.instantiate(parser.parse_args(arguments)))
     except ArgumentError as error:
         raise ValueError(_explanation(str(error), parser, function, arguments)) from None
-    return dict(vars(parser.instantiate(found)))
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return None
+    chosen = {}
+    for name, hint in get_type_hints(function).items():
+        if is_dataclass(hint):
+            chosen[name] = cast(type, hint)(**{field.name: found[field.name] for field in fields(hint)})
+        elif name != "return":
+            chosen[name] = found[name]
+    return chosen
+
+
+def _known_spelling(word: str, known: set[str]) -> str:
+    """--val-every as --val_every, and the other way round, where only the other one is an option."""
+    option, equals, value = word.partition("=")
+    for spelling in (option, "--" + option[2:].replace("-", "_"), "--" + option[2:].replace("_", "-")):
+        if option.startswith("--") and spelling in known:
+            return spelling + equals + value
+    return word
 
 
 def _overview() -> str:
@@ -147,9 +181,21 @@ def _explanation(
             return f"no option {option}{_suggestion(option, options)}"
     if match := re.match(r"the following arguments are required: (.*)", message):
         return f"missing {', '.join(spelling.get(name, name) for name in match[1].split(', '))}"
-    if match := re.match(r'Parser key "(\w+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL):
-        return f"{spelling[match[1]]} takes {_wording(get_type_hints(function)[match[1]])}, not {match[2]}"
+    if match := re.match(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL):
+        option = spelling.get(match[1], f"--{match[1]}")
+        return f"{option} takes {_wording(_hint_of(function, match[1]))}, not {match[2]}"
     return message
+
+
+def _hint_of(function: Callable[..., object], key: str) -> object:
+    """The type of a parameter, or of a field of a dataclass parameter: "lr" in "optim.lr"."""
+    hints = get_type_hints(function)
+    owner, parts = hints, key.split(".")
+    if parts[0] not in hints:
+        owner = next((get_type_hints(hint) for hint in hints.values() if is_dataclass(hint)), {})
+    for part in parts[:-1]:
+        owner = get_type_hints(owner.get(part, object))
+    return owner.get(parts[-1], "another value")
 
 
 def _wording(hint: object) -> str:

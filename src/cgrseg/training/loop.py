@@ -1,241 +1,209 @@
-"""The first plain training loop: one process, the folder format, cross-entropy, AdamW, warm-up and linear decay."""
+"""The training loop: photos and masks in, a run folder out, on one process or on many machines (Lightning Fabric)."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageEnhance
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from lightning_fabric import Fabric
+from torch import Tensor
 from tqdm import tqdm
 
-from cgrseg.data.datasets import FolderDataset, to_class_ids
+from cgrseg.data.labelled import Samples
+from cgrseg.evaluation.confusion import ConfusionMatrix
 from cgrseg.evaluation.evaluate import evaluate
-from cgrseg.nn import CGRSeg
-from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights.artifact import save
-from cgrseg.weights.create import create_model, usable_device
+
+from .checkpoint import RunFolder
+from .config import TrainConfig
+from .optimization import rate, set_rate
+from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
+from .report import draw
+from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """What decides a run.
-
-    Args:
-        data, model, out: dataset folder, variant, run folder.
-        init: weights to start from, a file or a bundled name, of the same variant and classes; None starts fresh.
-        steps, batch, crop: number of steps, crops a step, side of a crop in pixels.
-        lr, weight_decay, warmup: AdamW's peak rate, its decay (norms, biases and scales are free), steps to the peak.
-        short_side: the photo's shorter side in pixels, at which it is judged and around which it is scaled;
-            None takes the dataset's median.
-        scale: smallest and largest random enlargement before the crop.
-        bf16: autocast to bfloat16.
-        seed: every sample is a function of (seed, step, position).
-        workers: processes that read and crop.
-        device: "auto", "cpu" or "cuda".
-    """
-
-    data: str
-    model: str
-    out: str
-    init: str | None = None
-    steps: int = 4000
-    batch: int = 16
-    crop: int = 256
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 200
-    short_side: int | None = None
-    scale: tuple[float, float] = (0.5, 2.0)
-    bf16: bool = True
-    seed: int = 0
-    workers: int = 1
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for field, least in (("steps", 1), ("batch", 1), ("crop", 32), ("warmup", 0), ("workers", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field} is {getattr(self, field)}: it must be at least {least}")
-        if self.batch == 1 and self.crop <= 64:
-            raise ValueError(f"a batch of one crop of {self.crop} gives BatchNorm one value: use --batch 2 or more")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale is {list(self.scale)}: give the smallest enlargement, then the largest")
-
-
-def train(config: TrainConfig) -> tuple[Path, dict[str, Any]]:
-    """Train, score the val split while going and test (or val) at the end; returns the artifact's path and its card.
+def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
+    """Train, score the val split while going and the test split (or val) at the end; returns the weights' card.
 
     Raises:
-        FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then.
+        FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then. Later:
+            ten steps in a row gave no finite gradient, or too many pairs can't be read.
+        OSError: the run folder can't be written; the last good state is still there.
+        MemoryError: the device has too little memory; the message says what to lower.
+        Stopped: Ctrl-C or SIGTERM; the state has been saved.
     """
-    samples = FolderDataset.open(config.data, "train")
-    val = FolderDataset.open(config.data, "val")
-    device = usable_device(config.device)
-    weights = class_weights(samples).to(device)
-    preprocessing = Preprocessing(short_side=config.short_side or _median_short_side(samples))
-    torch.manual_seed(config.seed)
-    model = create_model(config.model, num_classes=len(samples.labels), weights=config.init)
-    before = getattr(model, "card", None)
-    model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.steps, config.warmup))
-    autocast = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    log = ["step,loss,lr,val_miou,seconds"]
+    data = make_data(config)
+    fabric = make_fabric(config)
+    fabric.launch()
+    parts = make_parts(config, data, fabric)
+    folder, state = RunFolder(config), None
+    if fabric.is_global_zero:
+        folder.open(resume=resume)
+    fabric.barrier()
+    if resume and (state := folder.load_state()) is not None:
+        parts.load_state(state)
+    progress = Progress(**state["progress"]) if state else Progress()
+    try:
+        fit(fabric, config, data, parts, folder, progress)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"out of memory with {config.batch} crops of {config.augment.crop} in {config.accumulate} passes: "
+            f"try --accumulate {2 * config.accumulate}, --batch {max(config.batch // 2, 1)} or "
+            f"--augment.crop {max(config.augment.crop * 3 // 4 // 32 * 32, 32)}"
+        ) from error
+    return finish(fabric, config, data, parts, folder, progress)
 
-    began, running = time.monotonic(), math.nan
-    bar = tqdm(batches(samples, config, preprocessing), total=config.steps, unit="step", desc=config.model)
-    for step, (images, labels) in enumerate(bar, start=1):
-        images = images.to(device, memory_format=torch.channels_last)
-        with autocast:
-            logits = model(images)
-        logits = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
-        loss = F.cross_entropy(logits, labels.to(device), weights, ignore_index=samples.labels.ignore_index)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{running:.3f}", lr=f"{schedule.get_last_lr()[0]:.1e}", refresh=False)
-        if step % max(config.steps // 5, 1) == 0 or step == config.steps:
-            scores = evaluate(model, val, preprocessing)
-            model.train()
-            row = [step, f"{running:.4f}", f"{schedule.get_last_lr()[0]:.3e}", f"{scores.mean_iou():.4f}"]
-            log.append(",".join(map(str, [*row, f"{time.monotonic() - began:.0f}"])))
-            (out / "train.csv").write_text("\n".join(log) + "\n", encoding="utf-8")
-            bar.write(f"step {step}: val mIoU {100 * scores.mean_iou():.2f} %")
 
-    split = "test" if (Path(config.data) / "images" / "test").is_dir() else "val"
-    scores = evaluate(model, FolderDataset.open(config.data, split), preprocessing)
-    path = out / "last.safetensors"
-    card = {
-        "recipe": asdict(config) | {field: _file_name(getattr(config, field)) for field in ("data", "out", "init")},
-        "init": before,
-        "split": split,
-        "miou": round(100 * scores.mean_iou(), 2),
-        "mean_accuracy": round(100 * scores.mean_accuracy(), 2),
-        "accuracy": round(100 * scores.accuracy(), 2),
-        "class_iou": {
-            name: round(100 * iou, 2)
-            for name, iou in zip(samples.labels.names, scores.class_iou().tolist(), strict=True)
-        },
-        "seconds": round(time.monotonic() - began),
+def fit(
+    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
+) -> None:
+    """From the step where `progress` stands to the last one."""
+    batches = load_batches(config, data, fabric, first_step=progress.step)
+    clock = Clock(first_step=progress.step, batch=config.batch)
+    hidden = not fabric.is_global_zero
+    bar = tqdm(total=config.steps, initial=progress.step, unit="step", desc=config.model, disable=hidden)
+    with bar, asked_to_stop() as request:
+        while progress.step < config.steps:
+            with clock.waiting():
+                images, labels, problems = next(batches)
+            for problem in progress.note_problems(problems, config.skip_limit):
+                bar.write(f"skipped {problem}")
+            progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step))
+            bar.set_postfix(loss=f"{progress.loss:.3f}", **clock.postfix(progress.step), refresh=False)
+            bar.update()
+            with clock.paused():
+                last = progress.step == config.steps
+                stop = _agreed(fabric, request)
+                if last or progress.step % config.log_every == 0:
+                    log(fabric, config, folder, progress, clock)
+                if scored := last or progress.step % config.scores_every == 0:
+                    score(fabric, config, data, parts, folder, progress, bar)
+                if scored or stop or progress.step % config.save_every == 0:
+                    save_state(fabric, parts, folder, progress)
+                if stop and not last:
+                    raise Stopped(stop, f"stopped after step {progress.step}: --resume goes on from there")
+
+
+def train_step(
+    fabric: Fabric, config: TrainConfig, parts: Parts, images: Tensor, labels: Tensor, step: int
+) -> tuple[float, bool]:
+    """One optimizer step: (its loss, whether loss and gradient were finite). One that was not changes nothing."""
+    before = [buffer.clone() for buffer in parts.buffers]
+    set_rate(parts.optimizer, rate(step, config.steps, config.optim))
+    torch.manual_seed(_mixed(config.seed, step, fabric.global_rank))  # dropout and drop path
+    count = fabric.all_reduce(parts.loss.count(labels), reduce_op="sum") / fabric.world_size  # gradients are averaged
+    total = torch.zeros((), device=images.device)
+    for number in range(config.accumulate):
+        some_images, some_labels = images.chunk(config.accumulate)[number], labels.chunk(config.accumulate)[number]
+        with fabric.no_backward_sync(parts.model, enabled=number < config.accumulate - 1):
+            logits = parts.model(some_images)
+            loss = parts.loss(logits, some_labels, count=count, share=1 / config.accumulate)
+            fabric.backward(loss)
+        total = total + loss.detach()
+    norm = fabric.clip_gradients(
+        parts.model, parts.optimizer, max_norm=config.optim.clip or math.inf, error_if_nonfinite=False
+    )
+    assert norm is not None
+    total = fabric.all_reduce(total.double(), reduce_op="mean")
+    value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
+    if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips by itself, and lowers its scale
+        parts.optimizer.step()
+    parts.optimizer.zero_grad(set_to_none=True)
+    if not finite:
+        for buffer, old in zip(parts.buffers, before, strict=True):
+            buffer.copy_(old)
+    elif parts.average is not None:
+        parts.average.update_parameters(parts.network)
+    return value, bool(finite)
+
+
+def log(fabric: Fabric, config: TrainConfig, folder: RunFolder, progress: Progress, clock: Clock) -> None:
+    """A line of train.jsonl, and the same to the loggers; what the clock adds differs from run to run."""
+    learning_rate = config.optim.lr * rate(progress.step - 1, config.steps, config.optim)
+    row = {"step": progress.step, "loss": progress.loss, "lr": learning_rate, "skipped": progress.skipped}
+    if fabric.is_global_zero:
+        folder.log(row | clock.row(progress.step))
+    fabric.log_dict({f"train/{name}": row[name] for name in ("loss", "lr")}, step=progress.step)
+
+
+def score(
+    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress, bar: Any
+) -> None:
+    """Score the weights of now on the val split; the best so far are written to best.safetensors."""
+    scores = evaluate(parts.scored, data.val, data.preprocessing)
+    parts.network.train()
+    miou = scores.mean_iou()
+    fabric.log_dict({"val/miou": miou}, step=progress.step)
+    if fabric.is_global_zero:
+        bar.write(f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
+        row = {"step": progress.step, "split": data.val.split, "miou": miou}
+        folder.metrics(row | {"mean_accuracy": scores.mean_accuracy(), "accuracy": scores.accuracy()})
+        if not miou <= progress.best:
+            write_weights(folder, "best", data, parts, make_card(config, data.val, scores, progress))
+    progress.best = max(progress.best, miou)
+
+
+def save_state(fabric: Fabric, parts: Parts, folder: RunFolder, progress: Progress) -> None:
+    """Write what the next process needs to go on with the same bits."""
+    if fabric.is_global_zero:
+        folder.save_state({"step": progress.step, "progress": vars(progress), **parts.state()})
+    fabric.barrier()
+
+
+def finish(
+    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
+) -> dict[str, Any]:
+    """Score the last weights on the test split (or val); write last.safetensors and the pictures; return the card."""
+    scores = evaluate(parts.scored, data.test, data.preprocessing)
+    card = make_card(config, data.test, scores, progress)
+    if fabric.is_global_zero:
+        write_weights(folder, "last", data, parts, card)
+        draw(folder, parts.scored, data.test, scores)
+    fabric.barrier()
+    return card
+
+
+def make_card(config: TrainConfig, samples: Samples, scores: ConfusionMatrix, progress: Progress) -> dict[str, Any]:
+    """What a weights file says about itself: recipe and scores."""
+    ious = map(_percent, scores.class_iou().tolist())
+    return {
+        "recipe": config.card(),
+        "step": progress.step,
+        "split": samples.split,
+        "miou": _percent(scores.mean_iou()),
+        "mean_accuracy": _percent(scores.mean_accuracy()),
+        "accuracy": _percent(scores.accuracy()),
+        "class_iou": dict(zip(samples.labels.names, ious, strict=True)),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    save(model, path, labels=samples.labels, preprocessing=preprocessing, card=card)
-    return path, card
 
 
-def rate(step: int, steps: int, warmup: int) -> float:
-    """The multiplier of the learning rate at a step: linear up over `warmup`, then linear down to 0 at `steps`."""
-    return min((step + 1) / max(warmup, 1), max(steps - step, 0) / max(steps - warmup, 1))
+def write_weights(folder: RunFolder, name: str, data: Data, parts: Parts, card: dict[str, Any]) -> None:
+    """NAME.safetensors: the scored network with its classes and preprocessing."""
+    path = folder.path / f"{name}.safetensors"
+    save(parts.scored, path, labels=data.train.labels, preprocessing=data.preprocessing, card=card)
 
 
-def parameter_groups(model: CGRSeg, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight matrices and kernels decay; norms, biases, scales and attention tables don't."""
-    kernels = [p for p in model.parameters() if p.ndim == 4]
-    chosen = {id(p) for p in kernels}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [{"params": kernels, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _percent(share: float) -> float | None:
+    return None if math.isnan(share) else round(100 * share, 2)
 
 
-def class_weights(samples: FolderDataset) -> Tensor:
-    """1 / log(1.1 + share of the pixels), scaled to mean 1: rare classes count more, but boundedly.
-
-    It reads every pair, so that a broken one is named now and not in the middle of the run.
-    """
-    counts = np.zeros(len(samples.labels))
-    for index in tqdm(range(len(samples)), unit="photo", desc="count classes", leave=False):
-        ids = to_class_ids(samples.read(index)[1]).ravel()
-        counts += np.bincount(ids[ids != samples.labels.ignore_index], minlength=len(counts))
-    weights = 1 / np.log(1.1 + counts / counts.sum())
-    return torch.from_numpy(weights / weights.mean()).float()
+def _agreed(fabric: Fabric, request: StopRequest) -> int:
+    """The signal that any process got, 0 for none: all stop at the same step."""
+    if fabric.world_size == 1:
+        return request.number
+    number = torch.tensor(float(request.number), device=fabric.device)
+    return int(fabric.all_reduce(number, reduce_op="max"))
 
 
-def batches(
-    samples: FolderDataset, config: TrainConfig, preprocessing: Preprocessing
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """`steps` batches of images [B, 3, crop, crop] (normalised) and labels int64 [B, crop, crop]."""
-    crops = Crops(samples, config, preprocessing)
-    loader = DataLoader(
-        crops,
-        batch_size=config.batch,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        prefetch_factor=4 if config.workers else None,
-    )
-    return iter(loader)
-
-
-class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Sample number i of the run: a photo of shuffled epoch i // n, randomly scaled, cropped, flipped, tinted."""
-
-    def __init__(self, samples: FolderDataset, config: TrainConfig, preprocessing: Preprocessing) -> None:
-        self.samples, self.config, self.preprocessing = samples, config, preprocessing
-
-    def __len__(self) -> int:
-        return self.config.steps * self.config.batch
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        epoch, place = divmod(number, len(self.samples))
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.samples))
-        random = np.random.default_rng([self.config.seed, 1, number])
-        photo, mask = self.samples.read(int(order[place]))
-        photo, mask = self._crop(photo, mask, random)
-        if random.random() < 0.5:
-            photo, mask = (side.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for side in (photo, mask))
-        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            if random.random() < 0.5:
-                photo = enhance(photo).enhance(random.uniform(0.6, 1.4))
-        image = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float()  # 3 crop crop
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.preprocessing.mean, self.preprocessing.std))
-        return (image - mean) / std, torch.from_numpy(to_class_ids(mask))
-
-    def _crop(
-        self, photo: Image.Image, mask: Image.Image, random: np.random.Generator
-    ) -> tuple[Image.Image, Image.Image]:
-        """Cut the wanted region at the photo's own scale and resize only that; what lies outside is ignored."""
-        height, width = self.preprocessing.resized_size((photo.height, photo.width))
-        base = min(height / photo.height, width / photo.width)
-        scale = base * math.exp(random.uniform(*np.log(self.config.scale)))
-        side = self.config.crop / scale  # of the region, in photo pixels
-        x, y = (random.uniform(min(n - side, 0), max(n - side, 0)) for n in photo.size)
-        left, top, right, bottom = (
-            max(x, 0),
-            max(y, 0),
-            min(x + side, photo.width),
-            min(y + side, photo.height),
-        )
-        size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
-        place = (round((left - x) * scale), round((top - y) * scale))
-        mean = tuple(round(channel) for channel in self.preprocessing.mean)
-        canvas = Image.new("RGB", (self.config.crop, self.config.crop), mean)
-        canvas.paste(photo.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)), place)
-        labels = Image.new(mask.mode, canvas.size, self.samples.labels.ignore_index)
-        labels.paste(mask.resize(size, Image.Resampling.NEAREST, box=(left, top, right, bottom)), place)
-        return canvas, labels
-
-
-def _file_name(path: str | None) -> str | None:
-    """The last part alone: a weights file tells nobody's folders."""
-    return None if path is None else Path(path).resolve().name
-
-
-def _median_short_side(samples: FolderDataset) -> int:
-    sides = []
-    for path, _ in samples.pairs:
-        with Image.open(path) as photo:
-            sides.append(min(photo.size))
-    return sorted(sides)[len(sides) // 2]
+def _mixed(*parts: int) -> int:
+    """One seed from several numbers (splitmix64's mixing)."""
+    value = 0
+    for part in parts:
+        value = (value + part + 0x9E3779B97F4A7C15) % 2**64
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        value ^= value >> 31
+    return value % 2**63

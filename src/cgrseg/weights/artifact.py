@@ -169,6 +169,22 @@ def describe(path: Pathlike) -> Description:
         raise ValueError(f"{name}: {_line(error)}") from error
 
 
+def is_ours(path: Pathlike) -> bool:
+    """Whether a file is one that `save` wrote, by its metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it is empty, or it is damaged.
+    """
+    name = os.fspath(path)
+    if file_kind(name) != "safetensors":
+        return False
+    try:
+        with safe_open(name, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(_damaged(name, error)) from error
+
+
 def file_kind(name: str) -> Literal["safetensors", "pickle", "unknown"]:
     """What a file is by its first bytes.
 

@@ -54,9 +54,9 @@ def create_model(
     if weights is None or weights == "imagenet" or name not in VARIANTS or not known.issuperset(spec):
         model = build(name, num_classes=num_classes, **spec)
         if weights == "imagenet":
-            _load_imagenet(model)
+            load_imagenet(model)
         return model
-    path = _find(weights)
+    path = find_weights(weights)
     stored = artifact.describe(path).spec
     if stored.name != name:
         raise ValueError(f"{path} holds a {stored.name}, not a {name}: call create_model({stored.name!r}, …)")
@@ -84,7 +84,7 @@ def load(weights: str | os.PathLike[str], device: str | torch.device = "auto") -
         ValueError: no weights or device of that name, or the file is not usable; the message says why.
         OSError: there is no such file, or the hub can't be reached.
     """
-    return artifact.load(_find(weights), usable_device(device))
+    return artifact.load(find_weights(weights), usable_device(device))
 
 
 def bundled() -> list[str]:
@@ -98,7 +98,13 @@ def _bundled_files() -> dict[str, Path]:
     return {path.stem: path for path in paths if path.suffix == ".safetensors"}
 
 
-def _find(weights: str | os.PathLike[str]) -> Path:
+def find_weights(weights: str | os.PathLike[str]) -> Path:
+    """The file that a path, a bundled name or "hf:USER/NAME" stands for; a path need not exist.
+
+    Raises:
+        ValueError: no weights have that name.
+        OSError: the hub can't be reached.
+    """
     name, path = os.fspath(weights), Path(weights)
     if name.startswith("hf:"):
         return _fetch(name.removeprefix("hf:"), cure=f"download its {HUB_FILE} elsewhere and give its path")
@@ -128,7 +134,13 @@ def usable_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _load_imagenet(model: CGRSeg) -> None:
+def load_imagenet(model: CGRSeg) -> None:
+    """Fill the model's encoder with timm's ImageNet weights, through the hub.
+
+    Raises:
+        ValueError: there are none for this encoder.
+        OSError: the hub can't be reached.
+    """
     backbone = model.spec.backbone
     if isinstance(model.encoder, TimmEncoder):
         name, features = backbone.removeprefix("timm/"), model.encoder.features

@@ -1,0 +1,102 @@
+"""Losses at full crop size, written as sums over pixels divided by a count that holds for the whole step.
+
+A step may be split over passes and processes: what each adds is its own sum over the count of all of them, so
+that the split changes nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import LossConfig
+
+OHEM_SURE = 0.7  # a pixel whose class has a higher probability is easy
+OHEM_LEAST = 1 / 16  # of the valid pixels are kept, easy or not
+
+
+class SegmentationLoss:
+    """The loss of logits against labels.
+
+    Args:
+        config: which.
+        ignore_index: labels of this value are not trained on.
+        class_weights: float [K], or None for equal ones.
+    """
+
+    def __init__(self, config: LossConfig, *, ignore_index: int, class_weights: Tensor | None = None) -> None:
+        self.config, self.ignore_index, self.class_weights = config, ignore_index, class_weights
+
+    def count(self, labels: Tensor) -> Tensor:
+        """What the sums over the pixels of `labels` (int64 [B, H, W]) are to be divided by, a scalar."""
+        if self.config.mean == "all":
+            return torch.tensor(float(labels.numel()), device=labels.device, dtype=torch.float64)
+        valid = labels != self.ignore_index
+        if self.class_weights is None:
+            return valid.sum().double()
+        return self.class_weights[labels[valid]].double().sum()
+
+    def __call__(self, logits: Tensor, labels: Tensor, *, count: Tensor, share: float = 1.0) -> Tensor:
+        """The loss of one pass: a scalar.
+
+        Args:
+            logits: float [B, K, h, w] at stride 8; resized bilinearly to the labels here.
+            labels: int64 [B, H, W].
+            count: `count` of the whole step.
+            share: this pass's part of the step, for terms that are a mean of their own (OHEM, dice).
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)  # B K H W
+        kind = self.config.kind
+        if kind == "cross_entropy":
+            loss = F.cross_entropy(
+                logits,
+                labels,
+                self.class_weights,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.config.label_smoothing,
+                reduction="sum",
+            ) / count.clamp(min=1).to(logits.dtype)
+        else:
+            entropy = F.cross_entropy(
+                logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="none"
+            )  # B H W
+            with torch.no_grad() if kind == "ohem" else torch.enable_grad():
+                plain = F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none")
+                certainty = torch.exp(-plain)  # the probability of the true class
+            if kind == "focal":
+                loss = ((1 - certainty) ** 2 * entropy).sum() / count.clamp(min=1).to(logits.dtype)
+            else:
+                loss = share * _hardest(entropy, certainty, labels != self.ignore_index)
+        if self.config.dice:
+            loss = loss + share * self.config.dice * dice_loss(logits, labels, self.ignore_index)
+        return loss
+
+
+def _hardest(entropy: Tensor, certainty: Tensor, valid: Tensor) -> Tensor:
+    """The mean over the pixels that are not yet sure, and over at least OHEM_LEAST of the valid ones."""
+    entropy, certainty = entropy[valid], certainty[valid]
+    if not entropy.numel():
+        return entropy.sum()
+    least = max(int(entropy.numel() * OHEM_LEAST), 1)
+    limit = certainty.kthvalue(least).values.clamp(min=OHEM_SURE)
+    return entropy[certainty <= limit].mean()
+
+
+def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """1 - the mean over the classes that occur of 2·Σ p·t / (Σ p + Σ t), over the valid pixels of the batch.
+
+    Args:
+        logits: float [B, K, H, W].
+        labels: int64 [B, H, W].
+        ignore_index: labels of this value are left out.
+    """
+    valid = labels != ignore_index
+    truth = F.one_hot(labels.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]  # B K H W
+    probability = logits.softmax(1) * valid[:, None]
+    both = (probability * truth).sum((0, 2, 3))
+    sizes = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    occurs = truth.sum((0, 2, 3)) > 0
+    scores = (2 * both + 1e-6) / (sizes + 1e-6)
+    return 1 - (scores * occurs).sum() / occurs.sum().clamp(min=1)

@@ -1,0 +1,136 @@
+"""Where a run stands, how fast it goes, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+NON_FINITE_LIMIT = 10  # skipped steps in a row that end a run
+
+
+class Stopped(Exception):
+    """The run was asked to stop by signal `number`, and has saved its state."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every state.
+
+    Args:
+        step: steps done.
+        loss: running mean.
+        best: highest mIoU on the val split.
+        skipped, skipped_in_a_row: steps without a finite gradient, which changed nothing.
+        unreadable: what was said of the pairs that could not be read.
+    """
+
+    step: int = 0
+    loss: float = math.nan
+    best: float = -1.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    def note_step(self, loss: float, finite: bool) -> None:
+        """Count a step.
+
+        Raises:
+            ValueError: the tenth in a row without a finite gradient.
+        """
+        self.step += 1
+        if finite:
+            self.skipped_in_a_row = 0
+            self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row == NON_FINITE_LIMIT:
+            raise ValueError(
+                f"{NON_FINITE_LIMIT} steps in a row gave no finite loss and gradient, from step "
+                f"{self.step - NON_FINITE_LIMIT + 1} on: lower --optim.lr, set --optim.clip 1, or use --precision fp32"
+            )
+
+    def note_problems(self, problems: list[str], limit: int) -> list[str]:
+        """Remember pairs that could not be read and were replaced; returns those that are new.
+
+        Raises:
+            ValueError: there are more than `limit`.
+        """
+        new = [problem for problem in dict.fromkeys(problems) if problem not in self.unreadable]
+        self.unreadable += new
+        if len(self.unreadable) > limit:
+            raise ValueError(
+                f"{len(self.unreadable)} pairs can't be read, the last one: {self.unreadable[-1]}; "
+                "`cgrseg check-data` lists them all, --skip-limit allows more"
+            )
+        return new
+
+
+class Clock:
+    """Images a second and the share of time spent waiting for data, since this process began or resumed."""
+
+    def __init__(self, *, first_step: int, batch: int) -> None:
+        self.first_step, self.batch = first_step, batch
+        self.began, self.waited = time.monotonic(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in this block is time without data."""
+        start = time.monotonic()
+        yield
+        self.waited += time.monotonic() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in this block counts for nothing."""
+        start = time.monotonic()
+        yield
+        self.began += time.monotonic() - start
+
+    def row(self, step: int) -> dict[str, float]:
+        """The timing fields of a log line."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return {
+            "seconds": round(seconds, 2),
+            "images_per_second": round((step - self.first_step) * self.batch / seconds, 2),
+            "waiting_share": round(self.waited / seconds, 4),
+        }
+
+    def postfix(self, step: int) -> dict[str, str]:
+        """The same for the progress bar."""
+        row = self.row(step)
+        return {"images/s": f"{row['images_per_second']:.1f}", "wait": f"{row['waiting_share']:.0%}"}
+
+
+@dataclass
+class StopRequest:
+    """The number of the signal that asked, 0 while none did."""
+
+    number: int = 0
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[StopRequest]:
+    """While inside, Ctrl-C and SIGTERM only leave their number; a second one ends the process as ever."""
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: object) -> None:
+        request.number = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

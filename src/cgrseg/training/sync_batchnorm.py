@@ -1,0 +1,45 @@
+"""BatchNorm over all processes: torch's own on GPUs, and one that also runs on CPUs over a differentiable all-reduce."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose batch statistics are those of all processes together.
+
+    torch's SyncBatchNorm refuses CPU tensors; this one adds up count, sum and sum of squares in two
+    all-reduces (mean first, then the squares around it, which loses no digits).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        dims = (0, 2, 3)
+        count = torch.tensor(float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
+        totals = all_reduce(torch.cat([x.sum(dims), count[None]]))  # type: ignore[no-untyped-call]
+        n = totals[-1]
+        mean = totals[:-1] / n
+        centred = x - mean[:, None, None]
+        variance = all_reduce((centred * centred).sum(dims)) / n  # type: ignore[no-untyped-call]
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((variance * n / (n - 1)).to(self.running_var.dtype), momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def synchronise(model: nn.Module, *, on_cpu: bool) -> None:
+    """Make every BatchNorm2d of `model` take its statistics from all processes, in place; the keys stay the same."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                if on_cpu:
+                    child.__class__ = SyncedBatchNorm2d
+                else:
+                    setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
