@@ -85,7 +85,6 @@ def test_crops_show_the_square_where_the_mask_says_so(folder: Path) -> None:
         ("large id", "holds class 9, but classes.json ends at 1"),
         ("colours", "not colours"),
         ("size", "but its photo is"),
-        ("no classes", "no class list"),
         ("empty", "holds no photos"),
         ("broken photo", "can't read the pair 0.png"),
     ],
@@ -104,8 +103,6 @@ def test_a_broken_dataset_is_one_line_and_nothing_is_written(
         Image.new("RGB", (80, 64)).save(mask)
     elif damage == "size":
         Image.new("L", (40, 64)).save(mask)
-    elif damage == "no classes":
-        (folder / "classes.json").unlink()
     elif damage == "empty":
         for photo in (folder / "images" / "train").iterdir():
             photo.unlink()

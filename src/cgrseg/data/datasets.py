@@ -1,88 +1,144 @@
-"""The default dataset format: images/{train,val,test}/NAME, masks/{…}/NAME.png and classes.json."""
+"""Datasets on disk. The default: images/{train,val,test}/NAME, masks/{…}/NAME.png and classes.json."""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from tqdm import tqdm
 
+from cgrseg.inference.photos import DAMAGE
 from cgrseg.labels import LabelSpace
 
+from .formats import FORMATS
+from .labelled import Labelled, Samples, describe_map, read_mask_file, to_class_ids
+
+__all__ = ["FolderDataset", "Format", "Labelled", "Samples", "describe_map", "open_dataset", "to_class_ids"]
+
+Format = Literal["folder", "ade20k", "coco-stuff164k", "coco-stuff10k", "pascal-context", "cityscapes", "voc"]
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SPLITS = ("train", "val", "test")
+VAL_SHARE = 0.1  # of the training photos, where a folder has no val split
+
+
+def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Labelled:
+    """One split of a dataset.
+
+    Args:
+        root: its folder.
+        split: train, val or test.
+        format: how the folder is laid out and what its mask ids mean.
+
+    Raises:
+        FileNotFoundError: a folder, a list or a mask is missing; it names it.
+        ValueError: the format or the split is unknown, or the split is empty.
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"no dataset format {format!r}: choose from {', '.join(get_args(Format))}")
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}: choose from {', '.join(SPLITS)}")
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"no folder {root}: check the path of the dataset")
+    return FolderDataset.open(root, split) if format == "folder" else FORMATS[format](Path(root), split)
 
 
 @dataclass(frozen=True)
-class FolderDataset:
-    """The pairs of one split.
-
-    Args:
-        pairs: (photo, mask) paths, sorted by name.
-        labels: names, colours and the ignore index.
-    """
-
-    pairs: tuple[tuple[Path, Path], ...]
-    labels: LabelSpace
+class FolderDataset(Labelled):
+    """The pairs of one split of the folder format."""
 
     @classmethod
     def open(cls, folder: str | Path, split: str) -> FolderDataset:
         """Read `folder/images/split`, `folder/masks/split` and `folder/classes.json`.
 
+        Without a train folder, photos right in `images` (masks right in `masks`) are the train split. Without a
+        val folder, a tenth of the train split is val, chosen by a hash of the file name, so that it stays the
+        same when photos are added. Without classes.json, the classes are the ids found in the masks of all
+        splits, named by number.
+
         Raises:
-            FileNotFoundError: a folder, the class list or the mask of a photo is missing; it names it.
-            ValueError: the split holds no photos.
+            FileNotFoundError: a folder or the mask of a photo is missing; it names it.
+            ValueError: the split holds no photos, or two photos share one mask.
         """
         root = Path(folder)
-        photos, masks = root / "images" / split, root / "masks" / split
+        photos, masks = split_folders(root, split)
+        carved = split in ("train", "val") and not (root / "images" / "val").is_dir()
+        if carved:
+            photos, masks = split_folders(root, "train")
         for needed in (photos, masks):
             if not needed.is_dir():
                 raise FileNotFoundError(
                     f"no folder {needed}: a dataset has images/{split}, masks/{split}, classes.json"
                 )
-        labels = LabelSpace.from_classes_json(root / "classes.json")
         pairs = []
-        for photo in sorted(path for path in photos.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES):
+        paths = photo_files(photos)
+        if not paths:
+            raise ValueError(f"{photos} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
+        shared = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
+        if shared:
+            raise ValueError(f"{photos} holds two photos named {shared[0]}, which would share one mask: rename one")
+        for photo in paths:
             mask = masks / f"{photo.stem}.png"
             if not mask.is_file():
                 raise FileNotFoundError(f"{photo} has no mask: expected {mask}")
             pairs.append((photo, mask))
-        if not pairs:
-            raise ValueError(f"{photos} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
-        return cls(pairs=tuple(pairs), labels=labels)
+        if carved:
+            chosen = _val_names([photo.name for photo, _ in pairs], photos)
+            pairs = [pair for pair in pairs if (pair[0].name in chosen) == (split == "val")]
+        listed = root / "classes.json"
+        labels = LabelSpace.from_classes_json(listed) if listed.is_file() else _found_classes(root)
+        return cls(pairs=tuple(pairs), labels=labels, split=split)
 
-    def __len__(self) -> int:
-        return len(self.pairs)
 
-    def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The photo in RGB and its mask as class ids in one channel, of equal size.
+def split_folders(root: Path, split: str) -> tuple[Path, Path]:
+    """Where the folder format keeps the photos and the masks of a split."""
+    if split == "train" and not any((root / side / "train").is_dir() for side in ("images", "masks")):
+        return root / "images", root / "masks"
+    return root / "images" / split, root / "masks" / split
 
-        Raises:
-            ValueError: a file can't be decoded, the sizes differ, the mask has colours, or an id is not a class.
-        """
-        photo_path, mask_path = self.pairs[index]
+
+def photo_files(folder: Path) -> list[Path]:
+    """The photos in a folder by name, hidden files left out."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def _val_names(names: list[str], photos: Path) -> set[str]:
+    if len(names) < 2:
+        raise ValueError(f"{photos} holds one photo and there is no val split: add photos, or images/val and masks/val")
+    place = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names}
+    chosen = {name for name in names if place[name] < VAL_SHARE}
+    if not 0 < len(chosen) < len(names):  # a handful of photos: one to watch, the rest to train on
+        chosen = {min(names, key=place.__getitem__)}
+    return chosen
+
+
+def _found_classes(root: Path) -> LabelSpace:
+    """Numbered classes for the ids that the masks of all splits hold.
+
+    Raises:
+        ValueError: a mask can't be read, or there is no id but the ignored ones.
+    """
+    folders = {split_folders(root, split)[1] for split in SPLITS}
+    paths = [path for folder in sorted(folders) if folder.is_dir() for path in sorted(folder.glob("[!.]*.png"))]
+    found: set[int] = set()
+    for path in tqdm(paths, unit="mask", desc="no classes.json: find ids", leave=False):
         try:
-            with Image.open(photo_path) as file:
-                photo = ImageOps.exif_transpose(file).convert("RGB")
-            with Image.open(mask_path) as mask:
-                mask.load()
-        except OSError as error:
-            raise ValueError(f"can't read the pair {photo_path.name}, {mask_path.name}: {error}") from error
-        if mask.mode not in ("L", "P", "I;16", "I", "1"):
-            raise ValueError(f"mask {mask_path} has mode {mask.mode}: masks hold one class id a pixel, not colours")
-        if mask.size != photo.size:
-            raise ValueError(f"mask {mask_path} is {mask.size}, but its photo is {photo.size} (width, height)")
-        ids = np.asarray(mask)
-        wrong = ids[(ids >= len(self.labels)) & (ids != self.labels.ignore_index)]
-        if wrong.size:
-            raise ValueError(
-                f"mask {mask_path} holds class {wrong.flat[0]}, but classes.json ends at {len(self.labels) - 1}: "
-                "add the class, or map it to ignore"
-            )
-        return photo, Image.fromarray(ids)
-
-
-def to_class_ids(mask: Image.Image) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A mask as int64 class ids [H, W]."""
-    return np.asarray(mask).astype(np.int64)
+            found |= set(np.unique(read_mask_file(path)).tolist())
+        except DAMAGE as error:
+            raise ValueError(f"can't read {path} ({error}): repair it, or give a classes.json") from error
+    wide = max(found, default=0) > 255
+    ids = sorted(found - ({65535} if wide else {255}))
+    if not ids:
+        raise ValueError(f"the masks in {root / 'masks'} hold no class id but the ignored 255: give a classes.json")
+    numbered = LabelSpace.numbered(len(ids))
+    ignore = 65535 if wide else 255
+    return LabelSpace(
+        names=tuple(f"class {number}" for number in ids),
+        colors=numbered.colors,
+        ignore_index=ignore,
+        raw_ids={**{number: place for place, number in enumerate(ids)}, 255 if not wide else 65535: ignore},
+    )

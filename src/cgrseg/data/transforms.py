@@ -1,0 +1,238 @@
+"""The released training augmentation (PAPER_NOTES 6), cropping first so that only needed pixels are touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as V  # type: ignore[import-untyped]
+
+from cgrseg.preprocessing import Preprocessing, Size
+
+from .labelled import Ids, Samples
+from .sampling import generator, sample_index
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Sample = tuple[Tensor, Tensor, tuple[str, ...]]
+CROP_TRIES = 10  # further crops while one class fills too much
+READ_TRIES = 20  # samples in a row that may be unreadable
+SHIFT = 256  # a crop may lie 1/SHIFT of a photo pixel beside its place: less than one grey level
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training crop is drawn. The defaults are the released ones.
+
+    Args:
+        crop: side of the crop in pixels.
+        resize_to: (long, short) side that the photo is fitted into, keeping its aspect, before `scale`; None keeps
+            the photo's own size.
+        scale: smallest and largest random enlargement, uniform between them.
+        max_class_share: a crop is drawn again, up to 10 times, while one class has at least this share of its
+            labelled pixels; 1 takes the first.
+        flip: probability of mirroring left and right.
+        photometric: distort brightness, contrast, saturation and hue.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    crop: int = 512
+    resize_to: tuple[int, int] | None = (2048, 512)
+    scale: tuple[float, float] = (0.5, 2.0)
+    max_class_share: float = 0.75
+    flip: float = 0.5
+    photometric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop < 32:
+            raise ValueError(f"crop is {self.crop}: it must be at least 32 pixels")
+        if self.resize_to is not None and min(self.resize_to) < 1:
+            raise ValueError(f"resize_to is {list(self.resize_to)}: give the long and the short side in pixels")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}: give the smallest enlargement, then the largest")
+        if not 0 < self.max_class_share <= 1:
+            raise ValueError(f"max_class_share is {self.max_class_share}: use a share above 0, up to 1")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is {self.flip}: use a probability from 0 to 1")
+
+
+class TrainingCrops(Dataset[Sample]):
+    """Sample `number` of the run: a function of (seed, number), whatever process asks for it.
+
+    Args:
+        samples: the labelled photos.
+        augmentation: how crops are drawn from them.
+        preprocessing: gives mean and std.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, *, samples: Samples, augmentation: Augmentation, preprocessing: Preprocessing, seed: int
+    ) -> None:
+        self.samples, self.augmentation, self.seed = samples, augmentation, seed
+        self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+
+    def __getitem__(self, number: int) -> Sample:
+        """float32 [3, crop, crop], normalised; int64 [crop, crop]; what was wrong with samples that it replaces.
+
+        An unreadable sample is replaced by the next one of its epoch.
+
+        Raises:
+            ValueError: 20 samples in a row are unreadable.
+        """
+        photo, mask, problems = self._read(number)
+        random, augmentation = generator(self.seed, number), self.augmentation
+        ignore = self.samples.labels.ignore_index
+        size = resized_size(mask.shape, augmentation, random)
+        region = draw_region(mask, size, augmentation, ignore, random)
+        labels = crop_mask(mask, size, region)
+        image = crop_photo(photo, size, region)
+        if random.random() < augmentation.flip:
+            image, labels = image.flip(-1), labels[:, ::-1]
+        if augmentation.photometric:
+            image = distort(image, random)
+        height, width = labels.shape
+        crop = augmentation.crop
+        padded = torch.zeros(3, crop, crop)
+        padded[:, :height, :width] = (image - self.mean) / self.std
+        target = torch.full((crop, crop), ignore)
+        target[:height, :width] = torch.from_numpy(labels.astype(np.int64))
+        return padded, target, problems
+
+    def _read(self, number: int) -> tuple[Pixels, Ids, tuple[str, ...]]:
+        length = len(self.samples)
+        epoch, place = divmod(number, length)
+        problems: list[str] = []
+        for further in range(min(READ_TRIES, length)):
+            index = sample_index(self.seed, epoch * length + (place + further) % length, length)
+            try:
+                photo, mask = self.samples.read(index)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            return np.array(photo), np.asarray(mask), tuple(problems)
+        raise ValueError(f"{len(problems)} samples in a row can't be read, the last: {problems[-1]}")
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str]]:
+    """Images [B, 3, crop, crop], labels [B, crop, crop] and the problems met, for `DataLoader(collate_fn=…)`."""
+    images, labels, problems = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels), [problem for found in problems for problem in found]
+
+
+Region = tuple[int, int, int, int]  # top, left, height, width in the resized photo
+
+
+def resized_size(size: tuple[int, ...], augmentation: Augmentation, random: np.random.Generator) -> Size:
+    """(height, width) of the whole photo once scaled: fitted into `resize_to` times the drawn enlargement."""
+    height, width = size
+    scale = random.uniform(*augmentation.scale)
+    if augmentation.resize_to is not None:
+        long, short = max(augmentation.resize_to), min(augmentation.resize_to)
+        scale *= min(long / max(size), short / min(size))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def draw_region(
+    mask: Ids, size: Size, augmentation: Augmentation, ignore_index: int, random: np.random.Generator
+) -> Region:
+    """A random crop of the resized photo, drawn again while one class fills too much of it."""
+    height, width = (min(augmentation.crop, side) for side in size)
+    region = (0, 0, height, width)
+    for attempt in range(CROP_TRIES + 1):
+        top, left = (int(random.integers(side - part + 1)) for side, part in zip(size, (height, width), strict=True))
+        region = (top, left, height, width)
+        if augmentation.max_class_share == 1 or attempt == CROP_TRIES:
+            break
+        ids = crop_mask(mask, size, region)
+        counts = np.bincount(ids.ravel(), minlength=ignore_index + 1)
+        counts[ignore_index] = 0
+        if counts.max() < augmentation.max_class_share * counts.sum():
+            break
+    return region
+
+
+def crop_mask(mask: Ids, size: Size, region: Region) -> Ids:
+    """The region of the mask resized to `size`: the id under each pixel's centre, nothing interpolated."""
+    rows, columns = (
+        (2 * np.arange(start, start + count) + 1) * side // (2 * target)
+        for start, count, side, target in zip(region[:2], region[2:], mask.shape, size, strict=True)
+    )
+    nearest: Ids = mask[rows].take(columns, axis=1)
+    return nearest
+
+
+def crop_photo(photo: Pixels, size: Size, region: Region) -> Tensor:
+    """The region of the photo resized bilinearly to `size`: float32 [3, h, w], whole values from 0 to 255.
+
+    Only the part of the photo below the region is resized. torch starts every resize at a pixel's edge, so the
+    part begins where the edges of a photo pixel and a resized pixel coincide, at or a little before the region.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        size: (height, width) of the whole resized photo.
+        region: top, left, height, width in it.
+    """
+    top, left, height, width = region
+    (y, from_y, to_y), (x, from_x, to_x) = (
+        _part(side, target, start, count)
+        for side, target, start, count in zip(photo.shape[:2], size, region[:2], region[2:], strict=True)
+    )
+    part = torch.from_numpy(photo)[from_y:to_y, from_x:to_x].permute(2, 0, 1)[None]
+    resized = torch.ops.aten.upsample_bilinear2d(
+        part,
+        [top - y + height, left - x + width],
+        False,  # align_corners
+        size[0] / photo.shape[0],
+        size[1] / photo.shape[1],
+    )
+    return resized[0, :, top - y :, left - x :].float()  # type: ignore[no-any-return]
+
+
+def _part(side: int, target: int, start: int, count: int) -> tuple[int, int, int]:
+    """One axis: (resized pixel to begin with, first and last + 1 photo pixel), for pixels start … start + count - 1.
+
+    Resized pixel i has its centre at (i + 0.5)·side/target - 0.5 of the photo.
+    """
+    begins = np.arange(start + 1)
+    offset = (begins * side + target // 2) % target - target // 2  # of the pixel edges, in 1/target photo pixels
+    inside = (start - begins + 0.5) * side >= 0.5 * target  # the first pixel needs nothing before the part
+    begin = int(begins[(np.abs(offset) * SHIFT <= target) & (inside | (begins == 0))][-1])
+    first = (begin * side + target // 2) // target
+    last = math.floor((start + count - 0.5) * side / target - 0.5) + 3
+    return begin, first, min(last, side)
+
+
+def distort(image: Tensor, random: np.random.Generator) -> Tensor:
+    """The released photometric distortion, each step with probability 0.5, on float32 [3, h, w] from 0 to 255.
+
+    Brightness ±32; contrast × U(0.5, 1.5), before or after saturation × U(0.5, 1.5) and hue ±18 of 180.
+    """
+    brightness, early, late, saturation, hue = random.uniform(size=5) < 0.5
+    contrast_first = random.random() < 0.5
+    shift, contrast, factor, turn = random.uniform(-32, 32), *random.uniform(0.5, 1.5, 2), random.uniform(-0.1, 0.1)
+    if brightness:
+        image = (image + shift).clamp_(0, 255)
+    if early and contrast_first:
+        image = (image * contrast).clamp_(0, 255)
+    if saturation:
+        image = saturate(image, factor)
+    if hue:
+        image = V.adjust_hue(image / 255, turn) * 255
+    if late and not contrast_first:
+        image = (image * contrast).clamp_(0, 255)
+    return image
+
+
+def saturate(image: Tensor, factor: float) -> Tensor:
+    """Multiply the saturation of HSV, at most to full; hue and value stay: c' = v - (v - c)·min(factor, v/(v - min))."""
+    value, lowest = image.amax(0), image.amin(0)
+    limit = value / (value - lowest).clamp_(min=1e-6)
+    return value - (value - image) * limit.clamp_(max=factor)
