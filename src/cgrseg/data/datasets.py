@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -16,10 +16,10 @@ from cgrseg.labels import LabelSpace
 
 from .formats import FORMATS
 from .labelled import Labelled, Samples, describe_map, read_mask_file, to_class_ids
+from .settings import Format
 
 __all__ = ["FolderDataset", "Format", "Labelled", "Samples", "describe_map", "open_dataset", "to_class_ids"]
 
-Format = Literal["folder", "ade20k", "coco-stuff164k", "coco-stuff10k", "pascal-context", "cityscapes", "voc"]
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SPLITS = ("train", "val", "test")
 VAL_SHARE = 0.1  # of the training photos, where a folder has no val split

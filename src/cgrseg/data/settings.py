@@ -10,17 +10,20 @@ Format = Literal["folder", "ade20k", "coco-stuff164k", "coco-stuff10k", "pascal-
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a photo becomes a training crop (the released training's defaults).
+    """How a training crop is drawn. The defaults are the released ones.
 
     Args:
         crop: side of the crop in pixels.
-        resize_to: (long, short) sides that the photo is brought to, keeping its aspect, before it is scaled;
-            null keeps its own size. Photos are scored at this size, too.
-        scale: smallest and largest factor on top of it, drawn evenly.
-        max_class_share: a crop is drawn again, up to 10 times, while one class has a larger share of its
-            labelled pixels.
-        flip: probability of mirroring.
+        resize_to: (long, short) side that the photo is fitted into, keeping its aspect, before `scale`; None keeps
+            the photo's own size.
+        scale: smallest and largest random enlargement, uniform between them.
+        max_class_share: a crop is drawn again, up to 10 times, while one class has at least this share of its
+            labelled pixels; 1 takes the first.
+        flip: probability of mirroring left and right.
         photometric: distort brightness, contrast, saturation and hue.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     crop: int = 512
@@ -32,9 +35,12 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop < 32:
-            raise ValueError(f"augment.crop is {self.crop}: it must be at least 32")
+            raise ValueError(f"augment.crop is {self.crop}: it must be at least 32 pixels")
+        if self.resize_to is not None and min(self.resize_to) < 1:
+            raise ValueError(f"augment.resize_to is {list(self.resize_to)}: give the long and the short side in pixels")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"augment.scale is {list(self.scale)}: give the smallest factor, then the largest")
-        for name in ("max_class_share", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name} is {getattr(self, name)}: it must lie in 0 … 1")
+            raise ValueError(f"augment.scale is {list(self.scale)}: give the smallest enlargement, then the largest")
+        if not 0 < self.max_class_share <= 1:
+            raise ValueError(f"augment.max_class_share is {self.max_class_share}: use a share above 0, up to 1")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"augment.flip is {self.flip}: use a probability from 0 to 1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,50 +16,13 @@ from cgrseg.preprocessing import Preprocessing, Size
 
 from .labelled import Ids, Samples
 from .sampling import generator, sample_index
+from .settings import Augmentation
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Sample = tuple[Tensor, Tensor, tuple[str, ...]]
 CROP_TRIES = 10  # further crops while one class fills too much
 READ_TRIES = 20  # samples in a row that may be unreadable
 SHIFT = 256  # a crop may lie 1/SHIFT of a photo pixel beside its place: less than one grey level
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How a training crop is drawn. The defaults are the released ones.
-
-    Args:
-        crop: side of the crop in pixels.
-        resize_to: (long, short) side that the photo is fitted into, keeping its aspect, before `scale`; None keeps
-            the photo's own size.
-        scale: smallest and largest random enlargement, uniform between them.
-        max_class_share: a crop is drawn again, up to 10 times, while one class has at least this share of its
-            labelled pixels; 1 takes the first.
-        flip: probability of mirroring left and right.
-        photometric: distort brightness, contrast, saturation and hue.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    crop: int = 512
-    resize_to: tuple[int, int] | None = (2048, 512)
-    scale: tuple[float, float] = (0.5, 2.0)
-    max_class_share: float = 0.75
-    flip: float = 0.5
-    photometric: bool = True
-
-    def __post_init__(self) -> None:
-        if self.crop < 32:
-            raise ValueError(f"crop is {self.crop}: it must be at least 32 pixels")
-        if self.resize_to is not None and min(self.resize_to) < 1:
-            raise ValueError(f"resize_to is {list(self.resize_to)}: give the long and the short side in pixels")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale is {list(self.scale)}: give the smallest enlargement, then the largest")
-        if not 0 < self.max_class_share <= 1:
-            raise ValueError(f"max_class_share is {self.max_class_share}: use a share above 0, up to 1")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is {self.flip}: use a probability from 0 to 1")
 
 
 class TrainingCrops(Dataset[Sample]):
@@ -232,7 +194,7 @@ def distort(image: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def saturate(image: Tensor, factor: float) -> Tensor:
-    """Multiply the saturation of HSV, at most to full; hue and value stay: c' = v - (v - c)·min(factor, v/(v - min))."""
+    """Multiply the saturation of HSV, at most to full: c' = v - (v - c)·min(factor, v/(v - min))."""
     value, lowest = image.amax(0), image.amin(0)
     limit = value / (value - lowest).clamp_(min=1e-6)
     return value - (value - image) * limit.clamp_(max=factor)

@@ -1,4 +1,4 @@
-"""BatchNorm over all processes: torch's own on GPUs, and one that also runs on CPUs over a differentiable all-reduce."""
+"""BatchNorm over all processes: torch's own on GPUs, and on CPUs one over a differentiable all-reduce."""
 
 from __future__ import annotations
 
