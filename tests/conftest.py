@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -18,3 +21,23 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}: set CGRSEG_SHARED to one")
     return folder
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Path:
+    """A dataset of 80x64 photos: a bright square (class 1) on dark ground (class 0), one ignored row."""
+    root, random = tmp_path / "squares", np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2), ("test", 2)):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "masks" / split).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros((64, 80), np.uint8)
+            y, x = random.integers(4, 30, 2)
+            mask[y : y + 24, x : x + 24] = 1
+            photo = np.where(mask[..., None] == 1, 220, 40) + random.integers(-20, 20, (64, 80, 3))
+            mask[0] = 255
+            Image.fromarray(photo.astype(np.uint8)).save(root / "images" / split / f"{number}.png")
+            Image.fromarray(mask).save(root / "masks" / split / f"{number}.png")
+    classes = [{"id": 0, "name": "ground", "color": [0, 0, 0]}, {"id": 1, "name": "square", "color": [255, 0, 0]}]
+    (root / "classes.json").write_text(json.dumps({"classes": classes, "ignore_index": 255}))
+    return root

@@ -129,4 +129,3 @@ def _step_of(line: str, name: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-

@@ -15,13 +15,13 @@ FREE_TO_CHANGE = ("out", "workers", "loggers", "log_every")
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule.
+    """AdamW and its schedule. The defaults suit training from scratch; recipes/ has the paper's.
 
     Args:
         lr: peak learning rate of the encoder.
         head_lr: what is multiplied onto it for context, reconstruction and head.
         weight_decay: of kernels.
-        warmup: steps up to the peak.
+        warmup: steps up to the peak; null for a twentieth of the run, at most 1500.
         power: of the decay to zero, (1 - step/steps)^power.
         groups: "clean" frees norms, biases and scales from decay; "official" chooses by substrings of the
             released keys, as the paper's training did.
@@ -29,20 +29,20 @@ class OptimConfig:
         ema: decay of the exponential moving average that is scored and saved; null for none.
     """
 
-    lr: float = 1.2e-4
-    head_lr: float = 10.0
-    weight_decay: float = 0.01
-    warmup: int = 1500
+    lr: float = 1e-3
+    head_lr: float = 1.0
+    weight_decay: float = 0.05
+    warmup: int | None = None
     power: float = 1.0
     groups: Literal["clean", "official"] = "clean"
-    clip: float | None = None
+    clip: float | None = 5.0
     ema: float | None = None
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr is {self.lr}: it must be positive")
-        if self.warmup < 0:
-            raise ValueError(f"optim.warmup is {self.warmup}: it must be 0 or more")
+        if self.warmup is not None and self.warmup < 0:
+            raise ValueError(f"optim.warmup is {self.warmup}: it must be 0 or more, or null")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"optim.clip is {self.clip}: it must be positive, or null for no limit")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -64,7 +64,7 @@ class LossConfig:
     kind: Literal["cross_entropy", "ohem", "focal"] = "cross_entropy"
     dice: float = 0.0
     mean: Literal["valid", "all"] = "valid"
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced"] = "balanced"
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class TrainConfig:
     steps: int = 4000
     batch: int = 16
     accumulate: int = 1
-    augment: Augmentation = field(default_factory=Augmentation)
+    augment: Augmentation = field(default_factory=lambda: Augmentation(crop=256))
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     precision: Literal["bf16", "fp16", "fp32", "fp64"] = "bf16"
@@ -185,6 +185,8 @@ class TrainConfig:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else (
-        {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
+    return (
+        list(value)
+        if isinstance(value, tuple)
+        else ({key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value)
     )

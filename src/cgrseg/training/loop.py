@@ -56,9 +56,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     return finish(fabric, config, data, parts, folder, progress)
 
 
-def fit(
-    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
-) -> None:
+def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress) -> None:
     """From the step where `progress` stands to the last one."""
     batches = load_batches(config, data, fabric, first_step=progress.step)
     clock = Clock(first_step=progress.step, batch=config.batch)
@@ -141,7 +139,7 @@ def score(
         row = {"step": progress.step, "split": data.val.split, "miou": miou}
         folder.metrics(row | {"mean_accuracy": scores.mean_accuracy(), "accuracy": scores.accuracy()})
         if not miou <= progress.best:
-            write_weights(folder, "best", data, parts, make_card(config, data.val, scores, progress))
+            write_weights(folder, "best", data, parts, make_card(config, data.val, parts, scores, progress))
     progress.best = max(progress.best, miou)
 
 
@@ -157,7 +155,7 @@ def finish(
 ) -> dict[str, Any]:
     """Score the last weights on the test split (or val); write last.safetensors and the pictures; return the card."""
     scores = evaluate(parts.scored, data.test, data.preprocessing)
-    card = make_card(config, data.test, scores, progress)
+    card = make_card(config, data.test, parts, scores, progress)
     if fabric.is_global_zero:
         write_weights(folder, "last", data, parts, card)
         draw(folder, parts.scored, data.test, scores)
@@ -165,11 +163,14 @@ def finish(
     return card
 
 
-def make_card(config: TrainConfig, samples: Samples, scores: ConfusionMatrix, progress: Progress) -> dict[str, Any]:
-    """What a weights file says about itself: recipe and scores."""
+def make_card(
+    config: TrainConfig, samples: Samples, parts: Parts, scores: ConfusionMatrix, progress: Progress
+) -> dict[str, Any]:
+    """What a weights file says about itself: recipe, scores, and the card of the weights that it started from."""
     ious = map(_percent, scores.class_iou().tolist())
     return {
         "recipe": config.card(),
+        "init": getattr(parts.network, "card", None),
         "step": progress.step,
         "split": samples.split,
         "miou": _percent(scores.mean_iou()),

@@ -20,9 +20,10 @@ def rate(step: int, steps: int, config: OptimConfig) -> float:
     (1 - k/N)^p, times 1 - (1 - k/W)(1 - 1e-6) for k < W: the schedule of the paper's training.
     """
     poly: float = (1 - step / steps) ** config.power
-    if step >= config.warmup:
+    warmup = min(steps // 20, 1500) if config.warmup is None else config.warmup
+    if step >= warmup:
         return poly
-    return poly * (1 - (1 - step / config.warmup) * (1 - 1e-6))
+    return poly * (1 - (1 - step / warmup) * (1 - 1e-6))
 
 
 def parameter_groups(model: CGRSeg, config: OptimConfig) -> list[dict[str, Any]]:

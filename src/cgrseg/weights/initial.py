@@ -14,6 +14,8 @@ from .create import find_weights, load_imagenet
 def start_from(model: CGRSeg, source: str | os.PathLike[str]) -> LoadReport:
     """Fill `model` with weights; a classifier of another number of classes keeps its start values.
 
+    From a weights file of ours the model also takes the .card, so that it can be told where it came from.
+
     Args:
         model: a fresh one, changed in place.
         source: a weights file of ours, the name of bundled ones, "hf:USER/NAME", a released CGRSeg checkpoint
@@ -54,4 +56,5 @@ def _start_from_ours(model: CGRSeg, donor: CGRSeg, name: str) -> LoadReport:
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[-1].split())
         raise ValueError(f"{name} is of another size than the model ({reason})") from error
+    model.card = donor.card
     return LoadReport(tuple(found), missing, (), ())

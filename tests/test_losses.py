@@ -1,0 +1,105 @@
+"""Losses: torch's own numbers where torch has them, sums that don't care how a step is split, ignored pixels ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cgrseg.training.config import LossConfig
+from cgrseg.training.losses import OHEM_SURE, SegmentationLoss, dice_loss
+
+
+def batch(count: int = 4) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(count, 5, 4, 6, generator=random, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 5, (count, 29, 43), generator=random)
+    labels[torch.rand(labels.shape, generator=random) < 0.3] = 255
+    labels[0, :20] = 255  # uneven over the batch
+    return logits, labels
+
+
+def loss_of(config: LossConfig, weights: Tensor | None = None) -> SegmentationLoss:
+    return SegmentationLoss(config, ignore_index=255, class_weights=weights)
+
+
+WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 1.0, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_the_mean_over_valid_pixels_is_torchs_own_cross_entropy(weights: Tensor | None) -> None:
+    logits, labels = batch()
+    loss = loss_of(LossConfig(), weights)
+    full = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(full, labels, weights, ignore_index=255)
+    torch.testing.assert_close(loss(logits, labels, count=loss.count(labels)), expected)
+
+
+def test_the_mean_over_all_pixels_counts_the_ignored_ones() -> None:
+    logits, labels = batch()
+    loss = loss_of(LossConfig(mean="all"))
+    full = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(full, labels, ignore_index=255, reduction="none").mean()
+    torch.testing.assert_close(loss(logits, labels, count=loss.count(labels)), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"kind": "focal"}, {"mean": "all"}, {"label_smoothing": 0.1}])
+def test_a_step_in_passes_has_the_gradient_of_the_step_in_one(options: dict[str, Any]) -> None:
+    logits, labels = batch()
+    loss = loss_of(LossConfig(**options), WEIGHTS)
+    count = loss.count(labels)
+    (whole,) = torch.autograd.grad(loss(logits, labels, count=count), logits)
+    total: Any = 0
+    for some, truth in zip(logits.chunk(2), labels.chunk(2), strict=True):
+        total = total + loss(some, truth, count=count, share=0.5)
+    (parts,) = torch.autograd.grad(total, logits)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("options", [{}, {"kind": "focal"}, {"kind": "ohem"}, {"dice": 1.0}])
+def test_ignored_pixels_give_no_gradient_and_an_empty_batch_no_nan(options: dict[str, Any]) -> None:
+    logits, labels = batch()
+    labels[1] = 255
+    loss = loss_of(LossConfig(**options))
+    (gradient,) = torch.autograd.grad(loss(logits, labels, count=loss.count(labels)), logits)
+    assert gradient[1].abs().max() == 0 and gradient[2].abs().max() > 0
+    nothing = torch.full_like(labels, 255)
+    value = loss(logits, nothing, count=loss.count(nothing))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value.isfinite() and gradient.abs().max() == 0
+
+
+def test_focal_weighs_pixels_by_how_unsure_they_are() -> None:
+    logits = torch.tensor([[2.0], [0.0]], dtype=torch.float64).reshape(1, 2, 1, 1)
+    labels = torch.zeros(1, 1, 1, dtype=torch.int64)
+    p = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64))
+    loss = loss_of(LossConfig(kind="focal"))
+    torch.testing.assert_close(loss(logits, labels, count=loss.count(labels)), -((1 - p) ** 2) * p.log())
+
+
+def test_ohem_takes_the_mean_over_the_pixels_that_are_not_yet_sure() -> None:
+    logits = torch.zeros(1, 2, 4, 8, dtype=torch.float64)
+    logits[0, 0, :, :4] = 9  # the left half is sure of class 0
+    labels = torch.zeros(1, 4, 8, dtype=torch.int64)
+    loss = loss_of(LossConfig(kind="ohem"))
+    value = loss(logits, labels, count=loss.count(labels))
+    torch.testing.assert_close(value, torch.tensor(0.5, dtype=torch.float64).log().neg())
+    assert OHEM_SURE > 0.5
+    logits[0, 0] = 9  # all are sure: a sixteenth is kept nevertheless
+    assert loss(logits, labels, count=loss.count(labels)) > 0
+
+
+def test_dice_is_zero_for_a_perfect_and_one_for_a_wrong_prediction() -> None:
+    labels = torch.tensor([[[0, 1], [1, 255]]])
+    right = F.one_hot(labels.clamp(max=1), 2).movedim(-1, 1).double() * 200 - 100
+    assert dice_loss(right, labels, 255) == pytest.approx(0, abs=1e-5)
+    assert dice_loss(-right, labels, 255) == pytest.approx(1, abs=1e-5)
+
+
+def test_impossible_losses_are_refused() -> None:
+    for options in ({"label_smoothing": 1.0}, {"dice": -1.0}, {"kind": "ohem", "label_smoothing": 0.1}):
+        with pytest.raises(ValueError, match=r"loss\."):
+            LossConfig(**options)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""Every recipe is valid, is what its name says, and trains its format; the paper's recipes hold the paper's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cgrseg.cli.main import make_parser, parse
+from cgrseg.cli.train import train
+from cgrseg.nn import build
+from cgrseg.training.config import TrainConfig
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+def read(*arguments: str) -> TrainConfig:
+    chosen = parse(train, arguments, parser=make_parser(train, prog="cgrseg train"))
+    assert chosen is not None
+    config: TrainConfig = chosen["config"]
+    return config
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_a_valid_configuration_of_the_model_that_it_names(path: Path) -> None:
+    config = read("--config", str(path), "--out", "runs/x")
+    build(config.model, **config.spec)
+    size = path.stem.rpartition("-")[2]
+    assert path.stem == "folder" or config.model == f"cgrseg_{size}"
+
+
+def test_there_is_a_recipe_for_each_of_the_papers_datasets_and_sizes() -> None:
+    papers = {
+        f"{data}-{size}" for data in ("ade20k", "coco-stuff10k", "coco-stuff164k", "pascal-context") for size in "tbl"
+    }
+    assert {path.stem for path in RECIPES} == papers | {"camvid-t", "ccp-t", "folder"}
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "official" in p.read_text()], ids=lambda path: path.stem)
+def test_the_papers_recipes_hold_the_papers_settings(path: Path) -> None:
+    config = read("--config", str(path), "--out", "runs/x")
+    steps, batch, lr, crop = {
+        "ade20k": (160_000, 16, 1.2e-4, 512),
+        "coco-stuff10k": (80_000, 8, 1.2e-4, 512),
+        "coco-stuff164k": (80_000, 8, 1.2e-4, 512),
+        "pascal-context": (80_000, 16, 6e-5, 480),
+    }[config.format]
+    assert (config.steps, config.batch, config.optim.lr, config.augment.crop) == (steps, batch, lr, crop)
+    assert config.optim.groups == "official" and config.spec == {"bias_mode": "official"} and config.loss.mean == "all"
+    assert config.format == path.stem.rpartition("-")[0]
+
+
+def test_flags_go_over_the_recipe_in_either_spelling() -> None:
+    recipe = str(RECIPES[0])
+    config = read("--config", recipe, "--out", "x", "--optim.lr", "5e-4", "--val-every", "7", "--save_every", "9")
+    assert (config.optim.lr, config.val_every, config.save_every) == (5e-4, 7, 9)
+    assert config.optim.weight_decay == 0.01  # from the recipe still
+
+
+def test_print_config_prints_a_recipe_that_reads_back_to_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["--out", "x", "--spec.bias_mode", "official", "--augment.resize_to", "null"]
+    parser = make_parser(train, prog="cgrseg train")
+    assert parse(train, [*arguments, "--print_config"], parser=parser) is None
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert read("--config", str(tmp_path / "printed.yaml")) == read(*arguments)
+
+
+def test_the_folder_recipe_is_the_default() -> None:
+    folder = next(path for path in RECIPES if path.stem == "folder")
+    assert read("--config", str(folder), "--out", "x") == read("--out", "x")
+
+
+def test_a_configuration_survives_its_yaml() -> None:
+    config = read("--config", str(RECIPES[0]), "--out", "x")
+    config.refuse_other(yaml.safe_load(yaml.safe_dump(config.to_dict())), Path("x"))
+    other = dataclasses.replace(config, seed=1)
+    with pytest.raises(ValueError, match="a run with seed 0, not 1"):
+        other.refuse_other(config.to_dict(), Path("x"))
