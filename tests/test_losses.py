@@ -1,4 +1,4 @@
-"""Losses: torch's own numbers where torch has them, sums that don't care how a step is split, ignored pixels ignored."""
+"""Losses: torch's own numbers where torch has them, sums indifferent to how a step is split, ignored pixels ignored."""
 
 from __future__ import annotations
 

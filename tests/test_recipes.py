@@ -1,4 +1,4 @@
-"""Every recipe is valid, is what its name says, and trains its format; the paper's recipes hold the paper's settings."""
+"""Every recipe is valid, is what its name says and trains its format; those of the paper hold its settings."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_every_kind_of_weights_can_start_a_run(kind: str, squares: Path, tmp_pat
     report = start_from(model, path)
     assert torch.equal(model.encoder.stem[0].weight, donor.encoder.stem[0].weight)
     assert set(report.missing) >= {"head.classifier.weight", "head.classifier.bias"} or kind == "encoder"
-    with pytest.raises(ValueError, match="is a|holds a|has|fills"):
+    with pytest.raises(ValueError, match=r"is a|holds a|has|fills"):
         start_from(cgrseg.create_model("cgrseg_b", num_classes=2), path)
 
 

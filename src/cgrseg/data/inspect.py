@@ -1,5 +1,6 @@
 def class_shares(s):
     import numpy as np
+
     from .labelled import to_class_ids
 
     c = np.zeros(len(s.labels))
