@@ -71,7 +71,7 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
             for problem in progress.note_problems(_of_all(fabric, problems), config.skip_limit):
                 _say(bar, f"skipped {problem}")
             progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step))
-            bar.set_postfix(loss=f"{progress.loss:.3f}", **clock.postfix(progress.step), refresh=False)
+            bar.set_postfix({"loss": f"{progress.loss:.3f}", **clock.postfix(progress.step)}, refresh=False)
             bar.update()
             with clock.paused():
                 last = progress.step == config.steps
@@ -93,7 +93,7 @@ def train_step(
     before = [buffer.clone() for buffer in parts.buffers]
     set_rate(parts.optimizer, rate(step, config.steps, config.optim))
     torch.manual_seed(_mixed(config.seed, step, fabric.global_rank))  # dropout and drop path
-    count = fabric.all_reduce(parts.loss.count(labels), reduce_op="sum") / fabric.world_size  # gradients are averaged
+    count = _reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged, too
     total = torch.zeros((), device=images.device)
     for number in range(config.accumulate):
         some_images, some_labels = images.chunk(config.accumulate)[number], labels.chunk(config.accumulate)[number]
@@ -106,7 +106,7 @@ def train_step(
         parts.model, parts.optimizer, max_norm=config.optim.clip or math.inf, error_if_nonfinite=False
     )
     assert norm is not None
-    total = fabric.all_reduce(total.double(), reduce_op="mean")
+    total = _reduced(fabric, total.double(), "mean")
     value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
     if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips by itself, and lowers its scale
         parts.optimizer.step()
@@ -215,7 +215,14 @@ def _agreed(fabric: Fabric, request: StopRequest) -> int:
     if fabric.world_size == 1:
         return request.number
     number = torch.tensor(float(request.number), device=fabric.device)
-    return int(fabric.all_reduce(number, reduce_op="max"))
+    return int(_reduced(fabric, number, "max"))
+
+
+def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
+    """One number from those of all processes."""
+    reduced = fabric.all_reduce(value, reduce_op=how)
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def _mixed(*parts: int) -> int:
