@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from .config import TrainConfig
 from .optimization import rate, set_rate
 from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
 from .report import draw
-from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts
+from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts, with_precision
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         MemoryError: the device has too little memory; the message says what to lower.
         Stopped: Ctrl-C or SIGTERM; the state has been saved.
     """
+    config = with_precision(config)
     data = make_data(config)
     fabric = make_fabric(config)
     fabric.launch()
@@ -66,8 +68,8 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
         while progress.step < config.steps:
             with clock.waiting():
                 images, labels, problems = next(batches)
-            for problem in progress.note_problems(problems, config.skip_limit):
-                bar.write(f"skipped {problem}")
+            for problem in progress.note_problems(_of_all(fabric, problems), config.skip_limit):
+                _say(bar, f"skipped {problem}")
             progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step))
             bar.set_postfix(loss=f"{progress.loss:.3f}", **clock.postfix(progress.step), refresh=False)
             bar.update()
@@ -135,7 +137,7 @@ def score(
     miou = scores.mean_iou()
     fabric.log_dict({"val/miou": miou}, step=progress.step)
     if fabric.is_global_zero:
-        bar.write(f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
+        _say(bar, f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
         row = {"step": progress.step, "split": data.val.split, "miou": miou}
         folder.metrics(row | {"mean_accuracy": scores.mean_accuracy(), "accuracy": scores.accuracy()})
         if not miou <= progress.best:
@@ -189,6 +191,23 @@ def write_weights(folder: RunFolder, name: str, data: Data, parts: Parts, card: 
 
 def _percent(share: float) -> float | None:
     return None if math.isnan(share) else round(100 * share, 2)
+
+
+def _say(bar: Any, line: str) -> None:
+    """A line above the progress bar, from the first process alone."""
+    if not bar.disable:
+        bar.write(line, file=sys.stderr)
+
+
+def _of_all(fabric: Fabric, problems: list[str]) -> list[str]:
+    """What any process could not read, so that all count the same and stop at the same step."""
+    if fabric.world_size == 1 or not fabric.all_reduce(
+        torch.tensor(float(len(problems)), device=fabric.device), reduce_op="sum"
+    ):
+        return problems
+    gathered: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(gathered, problems)
+    return [problem for some in gathered for problem in some]
 
 
 def _agreed(fabric: Fabric, request: StopRequest) -> int:

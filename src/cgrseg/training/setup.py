@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,18 @@ class Parts:
             self.average.load_state_dict(state["average"])
         if state["scaler"]:
             self.fabric._precision.scaler.load_state_dict(state["scaler"])  # type: ignore[attr-defined]
+
+
+def with_precision(config: TrainConfig) -> TrainConfig:
+    """The same run with "auto" made the precision that it means on this machine."""
+    if config.precision != "auto":
+        return config
+    if usable_device(config.device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return replace(config, precision="bf16" if native else "fp32")
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
