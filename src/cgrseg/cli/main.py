@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 VERBS = {
     "demo": "label a sample photo with the bundled weights",
     "train": "train a model on a folder of labelled photos",
+    "val": "score weights on labelled photos: mIoU, tables, pictures",
     "predict": "label photos, folders of photos and videos",
     "info": "print what a model or a weights file holds and costs",
     "convert": "turn foreign weights into a weights file of ours",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -50,7 +51,7 @@ class BoundaryIoU:
 
     def class_iou(self) -> Tensor:
         """Boundary IoU a class, float64 [K] in 0 … 1; NaN for a class that is neither in the truth nor predicted."""
-        both, true, guess = self.counts
+        both, true, guess = self.counts.unbind()
         return both.double() / (true + guess - both)
 
     def mean_iou(self) -> float:
@@ -60,7 +61,7 @@ class BoundaryIoU:
 
 def band_width(height: int, width: int) -> int:
     """d, in pixels, of a photo of that size."""
-    return max(round(DILATION * (height**2 + width**2) ** 0.5), 1)
+    return max(round(DILATION * math.hypot(height, width)), 1)
 
 
 def near_outline(labels: Tensor, known: Tensor, distance: int) -> Tensor:

@@ -34,7 +34,7 @@ class ConfusionMatrix:
         if predicted.shape != truth.shape:
             raise ValueError(f"prediction {tuple(predicted.shape)} and mask {tuple(truth.shape)} differ in size")
         added = torch.zeros_like(self.counts).view(-1)
-        parts = (labels.reshape(-1).split(PIXELS_AT_A_TIME) for labels in (truth, predicted))
+        parts = (torch.split(labels.reshape(-1), PIXELS_AT_A_TIME) for labels in (truth, predicted))
         for true, guess in zip(*parts, strict=True):
             known = true != self.ignore_index
             rows, columns = true[known].to(added.device).long(), guess[known].to(added.device).long()

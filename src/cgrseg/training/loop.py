@@ -13,8 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgrseg.data.labelled import Samples
-from cgrseg.evaluation.confusion import ConfusionMatrix
-from cgrseg.evaluation.evaluate import evaluate
+from cgrseg.evaluation.evaluate import Scores, evaluate
 from cgrseg.weights.artifact import save
 
 from .checkpoint import RunFolder
@@ -133,13 +132,12 @@ def score(
 ) -> None:
     """Score the weights of now on the val split; the best so far are written to best.safetensors."""
     scores = evaluate(parts.scored, data.val, data.preprocessing)
-    parts.network.train()
     miou = scores.mean_iou()
     fabric.log_dict({"val/miou": miou}, step=progress.step)
     if fabric.is_global_zero:
         _say(bar, f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
         row = {"step": progress.step, "split": data.val.split, "miou": miou}
-        folder.metrics(row | {"mean_accuracy": scores.mean_accuracy(), "accuracy": scores.accuracy()})
+        folder.metrics(row | {name: getattr(scores.confusion, name)() for name in ("mean_accuracy", "accuracy")})
         if not miou <= progress.best:
             write_weights(folder, "best", data, parts, make_card(config, data.val, parts, scores, progress))
     progress.best = max(progress.best, miou)
@@ -166,18 +164,18 @@ def finish(
 
 
 def make_card(
-    config: TrainConfig, samples: Samples, parts: Parts, scores: ConfusionMatrix, progress: Progress
+    config: TrainConfig, samples: Samples, parts: Parts, scores: Scores, progress: Progress
 ) -> dict[str, Any]:
     """What a weights file says about itself: recipe, scores, and the card of the weights that it started from."""
-    ious = map(_percent, scores.class_iou().tolist())
+    ious = map(_percent, scores.confusion.class_iou().tolist())
     return {
         "recipe": config.card(),
         "init": getattr(parts.network, "card", None),
         "step": progress.step,
         "split": samples.split,
         "miou": _percent(scores.mean_iou()),
-        "mean_accuracy": _percent(scores.mean_accuracy()),
-        "accuracy": _percent(scores.accuracy()),
+        "mean_accuracy": _percent(scores.confusion.mean_accuracy()),
+        "accuracy": _percent(scores.confusion.accuracy()),
         "class_iou": dict(zip(samples.labels.names, ious, strict=True)),
         "date": datetime.now(UTC).date().isoformat(),
     }
