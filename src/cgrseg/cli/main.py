@@ -22,6 +22,7 @@ VERBS = {
     "demo": "label a sample photo with the bundled weights",
     "train": "train a model on a folder of labelled photos",
     "predict": "label photos, folders of photos and videos",
+    "serve": "label photos behind an HTTP address",
     "info": "print what a model or a weights file holds and costs",
     "convert": "turn foreign weights into a weights file of ours",
 }
