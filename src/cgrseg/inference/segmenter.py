@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
+from cgrseg.nn.fuse import fuse
 from cgrseg.preprocessing import Preprocessing, Size
 from cgrseg.weights.create import load
 
@@ -44,7 +45,8 @@ class Segmenter:
     """Labels photos with a model.
 
     Args:
-        model: a weights file, the name of bundled weights, or a model, which is set to evaluation mode; one
+        model: a weights file, the name of bundled weights, or a model, which is set to evaluation mode and
+            of which a folded copy is used (`cgrseg.nn.fuse`), so later changes to it are not followed; one
             that was never saved gets numbered classes and the default preprocessing.
         runtime: "torch", the one that this version has.
         device: "auto" takes a GPU where there is one for a file or name, and leaves a model where it is;
@@ -75,7 +77,7 @@ class Segmenter:
             model = load(model, device)
         elif device != "auto":
             model = model.to(torch.device(device))
-        self.model = model.eval()
+        self.model = fuse(model.eval())
         classes = model.spec.num_classes
         self.labels: LabelSpace = getattr(model, "labels", None) or LabelSpace.numbered(classes)
         if len(self.labels) != classes:

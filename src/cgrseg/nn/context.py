@@ -21,7 +21,8 @@ def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(x, size)
     rows, columns = (_pooling_weights(x.shape[axis], n, x) for axis, n in zip((2, 3), size, strict=True))
     planes = x.flatten(0, 1)  # B·C h w
-    pooled = rows.expand(len(planes), -1, -1).bmm(planes).bmm(columns.T.expand(len(planes), -1, -1))
+    count = planes.shape[0]  # not len(), which would tie a traced graph to it
+    pooled = rows.expand(count, -1, -1).bmm(planes).bmm(columns.T.expand(count, -1, -1))
     return pooled.view(*x.shape[:2], *size)
 
 

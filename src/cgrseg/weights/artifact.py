@@ -19,6 +19,7 @@ from cgrseg._atomic import atomic_write
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, ModelSpec
 from cgrseg.nn.backbones.attention_bias import table_fits
+from cgrseg.nn.fuse import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -262,6 +263,8 @@ def _unwrapped(model: nn.Module) -> CGRSeg:
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
         if not isinstance(inner, nn.Module):
             raise ValueError(f"a {type(model).__name__} can't be saved as weights: give the CGRSeg model")
+    if isinstance(inner, FusedCGRSeg):
+        raise ValueError("a fused model can't be saved as weights: save the model that it was made from")
     return inner
 
 
