@@ -81,7 +81,8 @@ class DualAttention(nn.Module):
         likeness = flat @ flat.transpose(1, 2)  # B D D
         between_channels = (likeness.amax(2, keepdim=True) - likeness).softmax(dim=2) @ flat  # the unlike count most
         update = self.pixel_weight * between_pixels + self.channel_weight * between_channels
-        return 2 * x + update.view_as(x)
+        summed: Tensor = 2 * x + update.view_as(x)
+        return summed
 
 
 def _head(make_block: Callable[[int], nn.Module]) -> MakeHead:
