@@ -1,0 +1,1 @@
+"""Many at once: an HTTP server that holds, and a cluster that finishes."""
