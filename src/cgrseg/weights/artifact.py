@@ -28,6 +28,13 @@ FORMAT = 1
 METADATA_KEY = "cgrseg"
 EDITED = "the file is damaged, was edited, or is of another model"
 FLOATS = {"F16", "BF16", "F32", "F64"}
+# The fields of a spec that hold other types than their defaults do.
+NUMBERS: dict[str, tuple[type, ...]] = {
+    "dropout": (float, int),
+    "drop_path": (float, int, type(None)),
+    "strip_kernel": (int, type(None)),
+    "local_kernel": (int, type(None)),
+}
 Pathlike = str | os.PathLike[str]
 
 
@@ -226,8 +233,8 @@ def _parse_spec(table: dict[str, Any]) -> ModelSpec:
     for field, value in table.items():
         if field not in defaults:
             raise ValueError(f"this cgrseg doesn't know the model option {field!r}: upgrade cgrseg")
-        allowed: Any = {"dropout": (float, int), "drop_path": (float, int, type(None))}.get(field)
-        if not isinstance(value, allowed or type(defaults[field])) or isinstance(value, bool):
+        allowed: Any = NUMBERS.get(field, type(defaults[field]))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
             raise ValueError(f"its model option {field} is {value!r}: {EDITED}")
     return ModelSpec(**table)
 
