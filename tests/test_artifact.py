@@ -24,6 +24,7 @@ from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact, create
+from cgrseg.weights import hub as hub_client
 
 LABELS = LabelSpace(
     names=("sky", "Straße", "人"), colors=((1, 2, 3), (4, 5, 6), (7, 8, 9)), ignore_index=254, raw_ids={7: 0, 11: 2}
@@ -420,8 +421,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             raise huggingface_hub.errors.LocalEntryNotFoundError("no such entry\nand more")
         return str(path)
 
-    monkeypatch.setattr(create, "hf_hub_download", download)
-    monkeypatch.setattr(create, "_check_online", lambda: None)
+    monkeypatch.setattr(hub_client, "hf_hub_download", download)
+    monkeypatch.setattr(hub_client, "_check_online", lambda: None)
     return tmp_path
 
 
@@ -471,9 +472,9 @@ def test_without_a_network_one_clear_line_says_what_to_do(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(create.socket, "create_connection", refuse)
-    monkeypatch.setattr(create, "getproxies", dict)
-    monkeypatch.setattr(create, "try_to_load_from_cache", lambda *arguments: None)
+    monkeypatch.setattr(hub_client.socket, "create_connection", refuse)
+    monkeypatch.setattr(hub_client, "getproxies", dict)
+    monkeypatch.setattr(hub_client, "try_to_load_from_cache", lambda *arguments: None)
     with pytest.raises(
         OSError, match=r"can't be fetched from the Hugging Face hub .*Name or service not known.*online"
     ):

@@ -13,8 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgrseg.data.labelled import Samples
-from cgrseg.evaluation.confusion import ConfusionMatrix
-from cgrseg.evaluation.evaluate import evaluate
+from cgrseg.evaluation.evaluate import Scores, evaluate
 from cgrseg.weights.artifact import save
 
 from .checkpoint import RunFolder
@@ -71,7 +70,7 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
             for problem in progress.note_problems(_of_all(fabric, problems), config.skip_limit):
                 _say(bar, f"skipped {problem}")
             progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step))
-            bar.set_postfix(loss=f"{progress.loss:.3f}", **clock.postfix(progress.step), refresh=False)
+            bar.set_postfix({"loss": f"{progress.loss:.3f}", **clock.postfix(progress.step)}, refresh=False)
             bar.update()
             with clock.paused():
                 last = progress.step == config.steps
@@ -93,7 +92,7 @@ def train_step(
     before = [buffer.clone() for buffer in parts.buffers]
     set_rate(parts.optimizer, rate(step, config.steps, config.optim))
     torch.manual_seed(_mixed(config.seed, step, fabric.global_rank))  # dropout and drop path
-    count = fabric.all_reduce(parts.loss.count(labels), reduce_op="sum") / fabric.world_size  # gradients are averaged
+    count = _reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged, too
     total = torch.zeros((), device=images.device)
     for number in range(config.accumulate):
         some_images, some_labels = images.chunk(config.accumulate)[number], labels.chunk(config.accumulate)[number]
@@ -106,7 +105,7 @@ def train_step(
         parts.model, parts.optimizer, max_norm=config.optim.clip or math.inf, error_if_nonfinite=False
     )
     assert norm is not None
-    total = fabric.all_reduce(total.double(), reduce_op="mean")
+    total = _reduced(fabric, total.double(), "mean")
     value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
     if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips by itself, and lowers its scale
         parts.optimizer.step()
@@ -133,13 +132,12 @@ def score(
 ) -> None:
     """Score the weights of now on the val split; the best so far are written to best.safetensors."""
     scores = evaluate(parts.scored, data.val, data.preprocessing)
-    parts.network.train()
     miou = scores.mean_iou()
     fabric.log_dict({"val/miou": miou}, step=progress.step)
     if fabric.is_global_zero:
         _say(bar, f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
         row = {"step": progress.step, "split": data.val.split, "miou": miou}
-        folder.metrics(row | {"mean_accuracy": scores.mean_accuracy(), "accuracy": scores.accuracy()})
+        folder.metrics(row | {name: getattr(scores.confusion, name)() for name in ("mean_accuracy", "accuracy")})
         if not miou <= progress.best:
             write_weights(folder, "best", data, parts, make_card(config, data.val, parts, scores, progress))
     progress.best = max(progress.best, miou)
@@ -166,18 +164,18 @@ def finish(
 
 
 def make_card(
-    config: TrainConfig, samples: Samples, parts: Parts, scores: ConfusionMatrix, progress: Progress
+    config: TrainConfig, samples: Samples, parts: Parts, scores: Scores, progress: Progress
 ) -> dict[str, Any]:
     """What a weights file says about itself: recipe, scores, and the card of the weights that it started from."""
-    ious = map(_percent, scores.class_iou().tolist())
+    ious = map(_percent, scores.confusion.class_iou().tolist())
     return {
         "recipe": config.card(),
         "init": getattr(parts.network, "card", None),
         "step": progress.step,
         "split": samples.split,
         "miou": _percent(scores.mean_iou()),
-        "mean_accuracy": _percent(scores.mean_accuracy()),
-        "accuracy": _percent(scores.accuracy()),
+        "mean_accuracy": _percent(scores.confusion.mean_accuracy()),
+        "accuracy": _percent(scores.confusion.accuracy()),
         "class_iou": dict(zip(samples.labels.names, ious, strict=True)),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -215,7 +213,14 @@ def _agreed(fabric: Fabric, request: StopRequest) -> int:
     if fabric.world_size == 1:
         return request.number
     number = torch.tensor(float(request.number), device=fabric.device)
-    return int(fabric.all_reduce(number, reduce_op="max"))
+    return int(_reduced(fabric, number, "max"))
+
+
+def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
+    """One number from those of all processes."""
+    reduced = fabric.all_reduce(value, reduce_op=how)
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def _mixed(*parts: int) -> int:

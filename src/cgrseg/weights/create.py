@@ -5,26 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import socket
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
 from cgrseg.nn.backbones.timm import TimmEncoder
 
 from . import artifact
 from .adapters import load_encoder
+from .hub import HUB_FILE, fetch, from_hub
 
-T = TypeVar("T")
-HUB_FILE = "model.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
@@ -107,7 +101,7 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
     """
     name, path = os.fspath(weights), Path(weights)
     if name.startswith("hf:"):
-        return _fetch(name.removeprefix("hf:"), cure=f"download its {HUB_FILE} elsewhere and give its path")
+        return fetch(name.removeprefix("hf:"), cure=f"download its {HUB_FILE} elsewhere and give its path")
     files = _bundled_files()
     if name in files and not path.is_file():
         return files[name]
@@ -149,36 +143,10 @@ def load_imagenet(model: CGRSeg) -> None:
             raise ValueError(f"timm has no weights for {name}: leave weights out, or choose another backbone")
         indices = features.feature_info.out_indices  # type: ignore[union-attr]
         options: dict[str, Any] = {"pretrained": True, "features_only": True, "out_indices": indices}
-        donor = _from_hub(repository, lambda: timm.create_model(name, **options))
+        donor = from_hub(repository, lambda: timm.create_model(name, **options))
         features.load_state_dict(donor.state_dict())
     elif backbone.startswith("efficientformerv2_"):
         cure = "download it elsewhere and use cgrseg.weights.adapters.load_encoder(model.encoder, FILE)"
-        load_encoder(model.encoder, _fetch(f"timm/{backbone}.snap_dist_in1k", cure=cure))
+        load_encoder(model.encoder, fetch(f"timm/{backbone}.snap_dist_in1k", cure=cure))
     else:
         raise ValueError(f'weights="imagenet" is for EfficientFormerV2 and timm encoders, not for {backbone}')
-
-
-def _fetch(repository: str, *, cure: str) -> Path:
-    """The local path of a hub repository's weights, fetched if need be."""
-    return Path(_from_hub(repository, lambda: hf_hub_download(repository, HUB_FILE), cure=f", or {cure}"))
-
-
-def _from_hub(repository: str, fetch: Callable[[], T], *, cure: str = "") -> T:
-    try:
-        if not isinstance(try_to_load_from_cache(repository, HUB_FILE), str):
-            _check_online()
-        return fetch()
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise OSError(
-            f"{HUB_FILE} of {repository} can't be fetched from the Hugging Face hub ({reason}): go online once{cure}"
-        ) from error
-
-
-def _check_online() -> None:
-    """Fail at once without a network, where the hub's own client tries again and again for half a minute."""
-    if constants.HF_HUB_OFFLINE or getproxies():
-        return  # it fails at once by itself, or only the proxy knows
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or (80 if address.scheme == "http" else 443)
-    socket.create_connection((address.hostname or "", port), timeout=5).close()

@@ -1,0 +1,40 @@
+"""What an image-segmentation pipeline of transformers returns, from a photo and weights of cgrseg.
+
+    python examples/pipeline_format.py photo.jpg cgrseg_t-ccp12
+
+Code that takes the output of `transformers.pipeline("image-segmentation")` takes this as well: a list with one
+entry a class, {"score": None, "label": name, "mask": black and white picture of the photo's size}. The score is
+None there too, for semantic segmentation.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import cgrseg
+from cgrseg.inference.result import Segmentation
+
+
+def pipeline_format(segmentation: Segmentation) -> list[dict[str, Any]]:
+    """One {"score", "label", "mask"} for each class in the photo, by class id."""
+    labels = segmentation.labels  # H W
+    return [
+        {
+            "score": None,
+            "label": segmentation.names[index],
+            "mask": Image.fromarray(np.where(labels == index, np.uint8(255), np.uint8(0))),
+        }
+        for index in np.unique(labels)
+    ]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python pipeline_format.py PHOTO WEIGHTS")
+    photo, weights = sys.argv[1:]
+    for entry in pipeline_format(cgrseg.Segmenter(weights)(photo)):
+        print(entry)

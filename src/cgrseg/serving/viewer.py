@@ -1,0 +1,76 @@
+"""What the page's viewer is given: the labelled photo as small pictures, and its legend."""
+
+from __future__ import annotations
+
+import base64
+import io
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cgrseg.inference.labelmap import confidence
+from cgrseg.inference.render import confidence_picture
+from cgrseg.inference.result import Segmentation
+
+LONGEST = 1280  # pixels of the viewer's longer side: no screen shows more, and every one is drawn in JavaScript
+
+
+def source(suffix: str) -> str:
+    """The viewer's own "html", "css" or "js"."""
+    return (resources.files(__package__) / f"viewer.{suffix}").read_text(encoding="utf-8")
+
+
+def payload(segmentation: Segmentation, note: str) -> dict[str, Any]:
+    """The value of the viewer, ready for JSON.
+
+    Args:
+        segmentation: what to show; its confidence is left out where the logits were released.
+        note: the line below the legend.
+
+    Returns:
+        "photo" (JPEG), "mask" (PNG, class id = red + 256 * green) and "confidence" (grey PNG, or None) as data
+        addresses, all of one size; "classes" with id, name, color [3] and share, the largest first; "note".
+    """
+    height, width = segmentation.labels.shape
+    scale = min(1.0, LONGEST / max(height, width))
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    photo = Image.fromarray(segmentation.photo).resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
+    ids = np.asarray(Image.fromarray(segmentation.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    mask = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2).astype(np.uint8)
+    return {
+        "photo": _address(photo, "jpeg", quality=88),
+        "mask": _address(Image.fromarray(mask), "png", compress_level=1),
+        "confidence": _confidence(segmentation, (size[1], size[0])),
+        "classes": classes(segmentation),
+        "note": note,
+    }
+
+
+def classes(segmentation: Segmentation) -> list[dict[str, Any]]:
+    """id, name, color [3] and share (0 … 1) of each class in the photo, the largest first."""
+    counts = np.bincount(segmentation.labels.ravel(), minlength=len(segmentation.names))
+    space, pixels = segmentation.label_space, segmentation.labels.size
+    return [
+        {"id": index, "name": space.names[index], "color": list(space.colors[index]), "share": counts[index] / pixels}
+        for index in map(int, np.argsort(-counts, kind="stable"))
+        if counts[index]
+    ]
+
+
+def _confidence(segmentation: Segmentation, size: tuple[int, int]) -> str | None:
+    if segmentation.logits is None:
+        return None
+    with torch.inference_mode():
+        values = confidence(
+            segmentation.logits, size, input_size=segmentation.input_size, valid=segmentation.valid
+        )
+    return _address(confidence_picture(values[0].cpu().numpy()), "png", compress_level=1)
+
+
+def _address(picture: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
