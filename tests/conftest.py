@@ -25,8 +25,13 @@ def shared() -> Path:
 
 @pytest.fixture
 def squares(tmp_path: Path) -> Path:
+    """A small dataset: see make_squares."""
+    return make_squares(tmp_path)
+
+
+def make_squares(folder: Path) -> Path:
     """A dataset of 80x64 photos: a bright square (class 1) on dark ground (class 0), one ignored row."""
-    root, random = tmp_path / "squares", np.random.default_rng(0)
+    root, random = folder / "squares", np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2), ("test", 2)):
         (root / "images" / split).mkdir(parents=True)
         (root / "masks" / split).mkdir(parents=True)

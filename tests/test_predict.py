@@ -263,6 +263,33 @@ def test_reading_and_writing_go_on_while_the_network_runs(
     assert runs[0] < 30  # but it does not read all of a folder at once
 
 
+def test_on_a_cpu_photos_go_through_the_network_abreast_and_get_the_same_masks(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        draw(tmp_path / "in" / f"{number}.png", (70 + 9 * number, 64))
+    jobs = [(source, source.outputs(["mask"])) for source in find_sources([str(tmp_path / "in")], out=tmp_path / "out")]
+    alone = {source.path.name: segmenter(source.path).labels for source, _ in jobs}
+    run, both = Segmenter.run, threading.Barrier(2)
+
+    def together(self: Segmenter, group: Sequence[Prepared]) -> list[Segmentation]:
+        if len(started) < 2:
+            started.append(torch.get_num_threads())
+            both.wait(20)  # breaks, and fails the photo, if the second one waits for the first
+        return run(self, group)
+
+    started: list[int] = []
+    monkeypatch.setattr(Segmenter, "run", together)
+    torch.set_num_threads(2)
+    try:
+        assert [problem for _, problem in label_all(segmenter, jobs) if problem] == []
+        assert started == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    for source, outputs in jobs:
+        assert np.array_equal(np.asarray(Image.open(outputs["mask"])), alone[source.path.name])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory use from /proc")
 def test_memory_is_flat_over_1000_photos(tmp_path: Path, weights: Path) -> None:

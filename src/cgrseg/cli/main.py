@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 VERBS = {
     "demo": "label a sample photo with the bundled weights",
     "train": "train a model on a folder of labelled photos",
+    "val": "score weights on labelled photos: mIoU, tables, pictures",
     "predict": "label photos, folders of photos and videos",
+    "serve": "label photos behind an HTTP address",
     "info": "print what a model or a weights file holds and costs",
     "convert": "turn foreign weights into a weights file of ours",
     "app": "open a page that labels photos, the camera and videos",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -43,7 +44,11 @@ def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Lab
         raise ValueError(f"no split {split!r}: choose from {', '.join(SPLITS)}")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no folder {root}: check the path of the dataset")
-    return FolderDataset.open(root, split) if format == "folder" else FORMATS[format](Path(root), split)
+    if format == "folder":
+        return FolderDataset.open(root, split)
+    dataset = FORMATS[format](Path(root), split)
+    _check(dataset.pairs)
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -64,33 +69,62 @@ class FolderDataset(Labelled):
             ValueError: the split holds no photos, or two photos share one mask.
         """
         root = Path(folder)
-        photos, masks = split_folders(root, split)
-        carved = split in ("train", "val") and not (root / "images" / "val").is_dir()
-        if carved:
-            photos, masks = split_folders(root, "train")
-        for needed in (photos, masks):
-            if not needed.is_dir():
-                raise FileNotFoundError(
-                    f"no folder {needed}: a dataset has images/{split}, masks/{split}, classes.json"
-                )
-        pairs = []
-        paths = photo_files(photos)
-        if not paths:
-            raise ValueError(f"{photos} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
-        shared = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
+        pairs = folder_pairs(root, split)
+        shared = shared_stems([photo for photo, _ in pairs])
         if shared:
+            photos = pairs[0][0].parent
             raise ValueError(f"{photos} holds two photos named {shared[0]}, which would share one mask: rename one")
-        for photo in paths:
-            mask = masks / f"{photo.stem}.png"
-            if not mask.is_file():
-                raise FileNotFoundError(f"{photo} has no mask: expected {mask}")
-            pairs.append((photo, mask))
-        if carved:
-            chosen = _val_names([photo.name for photo, _ in pairs], photos)
-            pairs = [pair for pair in pairs if (pair[0].name in chosen) == (split == "val")]
-        listed = root / "classes.json"
-        labels = LabelSpace.from_classes_json(listed) if listed.is_file() else _found_classes(root)
-        return cls(pairs=tuple(pairs), labels=labels, split=split)
+        _check(pairs)
+        return cls(pairs=pairs, labels=folder_labels(root), split=split)
+
+
+def folder_pairs(root: Path, split: str) -> tuple[tuple[Path, Path], ...]:
+    """The photos of a split of the folder format, each with the path where its mask belongs.
+
+    Raises:
+        FileNotFoundError: a folder is missing; it names it.
+        ValueError: the split holds no photos.
+    """
+    carved = is_carved(root, split)
+    photos, masks = split_folders(root, "train" if carved else split)
+    for needed in (photos, masks):
+        if not needed.is_dir():
+            raise FileNotFoundError(f"no folder {needed}: a dataset has images/{split}, masks/{split}, classes.json")
+    paths = photo_files(photos)
+    if not paths:
+        raise ValueError(f"{photos} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    if carved:
+        chosen = _val_names([path.name for path in paths], photos)
+        paths = [path for path in paths if (path.name in chosen) == (split == "val")]
+    return tuple((path, masks / f"{path.stem}.png") for path in paths)
+
+
+def folder_labels(root: Path) -> LabelSpace:
+    """The classes of the folder format: classes.json, or else the ids that the masks hold.
+
+    Raises:
+        ValueError: classes.json is no class list, or a mask can't be read.
+    """
+    listed = root / "classes.json"
+    return LabelSpace.from_classes_json(listed) if listed.is_file() else _found_classes(root)
+
+
+def is_carved(root: Path, split: str) -> bool:
+    """Whether train and val are parts of one folder."""
+    return split in ("train", "val") and not (root / "images" / "val").is_dir()
+
+
+def shared_stems(photos: Sequence[Path]) -> list[str]:
+    """Names that more than one photo has but for its ending."""
+    return sorted(stem for stem, count in Counter(path.stem for path in photos).items() if count > 1)
+
+
+def _check(pairs: Sequence[tuple[Path, Path]]) -> None:
+    for photo, mask in pairs:
+        if not photo.is_file():
+            raise FileNotFoundError(f"no photo {photo}: unpack the dataset again, or remove it from the list")
+        if not mask.is_file():
+            raise FileNotFoundError(f"{photo} has no mask: expected {mask}")
 
 
 def split_folders(root: Path, split: str) -> tuple[Path, Path]:

@@ -105,26 +105,45 @@ class Labelled:
             raise ValueError(
                 f"can't read the pair {photo_path.name}, {mask_path.name}: {error}; replace or remove the pair"
             ) from error
-        size = (photo.shape[1], photo.shape[0])
         if raw.shape != photo.shape[:2]:
-            raise ValueError(
-                f"mask {mask_path} is {(raw.shape[1], raw.shape[0])}, but its photo is {size} (width, height): "
-                "export it again at the photo's size" + self._turned(photo_path, raw)
-            )
-        return Image.fromarray(photo), Image.fromarray(self._classes(raw, mask_path))
+            raise ValueError(size_problem(photo_path, mask_path, photo, raw))
+        return Image.fromarray(photo), Image.fromarray(self._checked(raw, mask_path))
 
-    def _classes(self, raw: Ids, mask_path: Path) -> Ids:
-        table = self._table
+    def read_mask(self, index: int) -> Ids:
+        """The mask alone, as class ids: uint8 or uint16 [H, W].
+
+        Raises:
+            ValueError: the file can't be decoded, has colours, or holds an id that is not in the map.
+        """
+        mask_path = self.pairs[index][1]
+        try:
+            raw = self.read_ids(mask_path)
+        except ColoredMask:
+            raise
+        except DAMAGE as error:
+            raise ValueError(f"can't read the mask {mask_path}: {error}; replace or remove the pair") from error
+        return self._checked(raw, mask_path)
+
+    def classes_of(self, raw: Ids) -> Ids:
+        """int32, raw ids -> classes or ignore; -1 where the map says nothing."""
         small = raw.dtype in (np.uint8, np.uint16)
-        classes = table[raw if small else raw.astype(np.int64).clip(-1, len(table) - 1)]
+        classes: Ids = self._table[raw if small else raw.astype(np.int64).clip(-1, len(self._table) - 1)]
+        return classes
+
+    def id_problem(self, mask_path: Path, raw: Ids, classes: Ids) -> str:
+        """What to say of a mask with ids that the map says nothing about."""
+        wrong = np.unique(raw[classes < 0])
+        values = ", ".join(map(str, wrong[:SHOW])) + (", …" if len(wrong) > SHOW else "")
+        named = "the class list" if self.labels.raw_ids else "classes.json"
+        return (
+            f"mask {mask_path} holds class {values}, but {named} ends at {self._last_id}: "
+            "add the class, or map it to ignore"
+        )
+
+    def _checked(self, raw: Ids, mask_path: Path) -> Ids:
+        classes = self.classes_of(raw)
         if classes.min(initial=0) < 0:
-            wrong = np.unique(raw[classes < 0])
-            values = ", ".join(map(str, wrong[:SHOW])) + (", …" if len(wrong) > SHOW else "")
-            named = "the class list" if self.labels.raw_ids else "classes.json"
-            raise ValueError(
-                f"mask {mask_path} holds class {values}, but {named} ends at {self._last_id}: "
-                "add the class, or map it to ignore"
-            )
+            raise ValueError(self.id_problem(mask_path, raw, classes))
         return classes.astype(np.uint8 if self.labels.ignore_index < 256 and len(self.labels) <= 256 else np.uint16)
 
     @property
@@ -140,11 +159,16 @@ class Labelled:
             table[raw] = label
         return table
 
-    @staticmethod
-    def _turned(photo_path: Path, raw: Ids) -> str:
-        with Image.open(photo_path) as photo:
-            unturned = photo.size == (raw.shape[1], raw.shape[0])
-        return " (it fits the photo before its EXIF rotation: turn the mask too)" if unturned else ""
+
+def size_problem(photo_path: Path, mask_path: Path, photo: Ids, raw: Ids) -> str:
+    """What to say of a mask [h, w] that has not the size of its photo [H, W, 3]."""
+    with Image.open(photo_path) as stored:
+        unturned = stored.size == (raw.shape[1], raw.shape[0])
+    return (
+        f"mask {mask_path} is {(raw.shape[1], raw.shape[0])}, but its photo is {(photo.shape[1], photo.shape[0])} "
+        "(width, height): export it again at the photo's size"
+        + (" (it fits the photo before its EXIF rotation: turn the mask too)" if unturned else "")
+    )
 
 
 def id_map(labels: LabelSpace) -> dict[int, int]:

@@ -8,27 +8,17 @@ are computed, a few at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cgrseg.preprocessing import Size
 
-LONGEST_BLOCK = 16  # pixels along a block's side, at most
+from .resizing import Blocks, blocks, resized, steps
+
 CACHED_VALUES = 1 << 19  # floats that a CPU works on at a time: they fit into its cache
 BAND_VALUES = 1 << 22  # floats that one band of full-size logits may hold
-
-
-class Blocks(NamedTuple):
-    """One axis of the result, cut into blocks of neighbouring pixels that share their source logits."""
-
-    pixels: Tensor  # blocks x length: pixel numbers, the last one repeated in a short block
-    source: Tensor  # blocks x taps: where on the logits' axis the block reads
-    weight: Tensor  # blocks x length x taps: what each pixel takes from there, rows summing to 1
-    number: Tensor  # pixels: the block of each
 
 
 @torch.no_grad()
@@ -52,11 +42,11 @@ def label_map(logits: Tensor, size: Size, *, input_size: Size | None = None, val
     Raises:
         ValueError: logits of another shape or type, a size below 1, or `valid` not inside `input_size`.
     """
-    steps = _steps(logits, size, input_size, valid)
+    axes = steps(logits, size, input_size, valid)
     if logits.ndim == 3:
         return label_map(logits[None], size, input_size=input_size, valid=valid)[0]
     batch, classes, height, width = logits.shape
-    rows, columns = (_blocks(length, axis, logits.device) for length, axis in zip((height, width), steps, strict=True))
+    rows, columns = (blocks(length, axis, logits.device) for length, axis in zip((height, width), axes, strict=True))
     dtype = torch.uint8 if classes <= 256 else torch.int32
     labels = torch.empty(batch, *size, dtype=dtype, device=logits.device)
     for image, result in zip(logits, labels, strict=True):
@@ -77,7 +67,7 @@ def confidence(logits: Tensor, size: Size, *, input_size: Size | None = None, va
     Raises:
         ValueError: as `label_map`.
     """
-    _steps(logits, size, input_size, valid)
+    steps(logits, size, input_size, valid)
     if logits.ndim == 3:
         return confidence(logits[None], size, input_size=input_size, valid=valid)[0]
     result = torch.empty(logits.shape[0], *size, device=logits.device)
@@ -108,81 +98,12 @@ def bands(
     Raises:
         ValueError: as `label_map`, and for logits without a batch axis.
     """
-    vertical, horizontal = _steps(logits, size, input_size, valid)
-    if logits.ndim != 4:
-        raise ValueError(f"bands need logits [B, K, h, w], got {list(logits.shape)}: add the batch axis")
-    batch, classes, height, _ = logits.shape
-    lines = _blocks(height, vertical, logits.device, longest=1)
-    widest = max(target for _, target in horizontal)
-    count = band_rows or max(1, BAND_VALUES // max(1, batch * classes * widest))
+    full = resized(logits, size, input_size=input_size, valid=valid)
+    widest = max(target for _, target in full.horizontal)
+    count = band_rows or max(1, BAND_VALUES // max(1, logits.shape[0] * logits.shape[1] * widest))
     for top in range(0, size[0], count):
         rows = slice(top, min(top + count, size[0]))
-        source, weight = lines.source[rows].T, lines.weight[rows, 0].T[..., None]  # taps rows, taps rows 1
-        band = _blend([logits[:, :, line].float() for line in source], weight)  # B K rows w
-        for used, target in horizontal:
-            band = F.interpolate(band[..., :used].flatten(0, 1), target, mode="linear")
-            band = band.view(batch, classes, -1, target)
-        yield rows, band
-
-
-def _steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | None) -> list[list[Size]]:
-    """The resizes of the vertical and of the horizontal axis, each as [(length taken, length made), ...]."""
-    if logits.ndim not in (3, 4) or 0 in logits.shape[-3:] or not logits.is_floating_point():
-        raise ValueError(
-            f"logits are {logits.dtype} {list(logits.shape)}: give floating point [B, K, h, w] or [K, h, w]"
-        )
-    if valid is not None and input_size is None:
-        raise ValueError(f"valid={tuple(valid)} is a part of input_size: give that, too")
-    for name, value in (("size", size), ("input_size", input_size), ("valid", valid)):
-        if value is not None and (len(value) != 2 or min(value) < 1):
-            raise ValueError(f"{name}={tuple(value)}: give (height, width), both at least 1")
-    here, resizes = (logits.shape[-2], logits.shape[-1]), []
-    if input_size is not None:
-        resizes, here = [(here, input_size)], valid or input_size
-        if here[0] > input_size[0] or here[1] > input_size[1]:
-            raise ValueError(f"valid={tuple(here)} does not fit into input_size={tuple(input_size)}")
-    resizes.append((here, size))
-    return [[(taken[axis], made[axis]) for taken, made in resizes] for axis in (0, 1)]
-
-
-def _taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which of `source` positions each of `target` pixels reads, and its weights: both [target, 3], on the CPU.
-
-    The weights are read off from `interpolate` itself: those that a device computes differ from any rewritten
-    formula in the last bits of the position, which is too much far from the origin.
-    """
-    nearest = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).round().long()
-    index = nearest[:, None] + torch.arange(-1, 2)
-    every_third = (torch.arange(source) % 3 == torch.arange(3)[:, None]).float().to(device)
-    response = F.interpolate(every_third[None, :, :, None], (target, 1), mode="bilinear")[0, :, :, 0].cpu()
-    weight = response.T.gather(1, index % 3)
-    used = index[torch.arange(target), weight.argmax(1)]
-    return torch.where(weight > 0, index, used[:, None]), weight
-
-
-def _blocks(length: int, steps: list[Size], device: torch.device, longest: int = LONGEST_BLOCK) -> Blocks:
-    """Cut one axis of the result into blocks that read no more source positions than some one pixel does."""
-    index, weight = torch.arange(length)[:, None], torch.ones(length, 1)
-    for taken, made in steps:
-        inner, part = _taps(taken, made, device)
-        index = index[inner].flatten(1)  # made taps
-        weight = (weight[inner] * part[..., None]).flatten(1)
-    index = torch.where(weight > 0, index, index.gather(1, weight.argmax(1, keepdim=True)))
-    low, high = index.amin(1), index.amax(1)  # neither ever falls from pixel to pixel
-    taps = max(2, int((high - low).max()) + 1)
-    longest = min(longest, -(-len(index) // int(high[-1] + 1)))
-    starts, lows = [0], low.tolist()
-    for pixel, last in enumerate(high.tolist()):
-        if pixel - starts[-1] == longest or last - lows[starts[-1]] >= taps:
-            starts.append(pixel)
-    start = torch.tensor(starts)
-    end = torch.tensor([*starts[1:], len(index)])
-    pixels = torch.minimum(start[:, None] + torch.arange(int((end - start).max())), end[:, None] - 1)
-    source = torch.minimum(low[start, None] + torch.arange(taps), high[end - 1, None])
-    dense = torch.zeros(*pixels.shape, taps)
-    dense.scatter_add_(2, index[pixels] - low[start, None, None], weight[pixels])
-    number = torch.arange(len(start)).repeat_interleave(end - start)
-    return Blocks(pixels.to(device), source.to(device), dense.to(device), number.to(device))
+        yield rows, full.rows(rows)
 
 
 def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None:
@@ -239,14 +160,6 @@ def _able(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     chosen = (able * ranks).topk(most, 1).values.clamp_(min=1)  # N most, the first class first
     classes = (values.shape[2] - chosen).long()
     return values.gather(2, classes[:, None].expand(-1, values.shape[1], -1)), chosen
-
-
-def _blend(values: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The weighted sum, elementwise: matrix products would be rounded to TF32 or bfloat16 where that is on."""
-    total = values[0] * weights[0]
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total.addcmul_(value, weight)
-    return total
 
 
 def _rank(values: Tensor, ranks: Tensor, dim: int) -> Tensor:

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing, Size
 
-from .labelmap import bands, label_map
+from .labelmap import label_map
+from .resizing import Resized, resized
+from .windows import Window, blended
 
-BAND_VALUES = 1 << 24  # floats that one band of full-size logits may hold
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's multi-scale test
+BAND_VALUES = 1 << 23  # floats that one band of full-size logits may hold
 
 
 @torch.inference_mode()
@@ -40,15 +42,26 @@ def whole(model: CGRSeg, images: Tensor, *, valid: Size, size: Size) -> Tensor:
 
 
 @torch.inference_mode()
-def slide(model: CGRSeg, images: Tensor, *, valid: Size, size: Size, window: int = 512, stride: int = 341) -> Tensor:
+def slide(
+    model: CGRSeg,
+    images: Tensor,
+    *,
+    valid: Size,
+    size: Size,
+    window: int = 512,
+    stride: int = 341,
+    cosine: bool = False,
+) -> Tensor:
     """Overlapping windows, their logits averaged; the last window of a row or column is shifted inward.
 
-    It holds one sum of logits at the padded size, K x Hp x Wp floats a photo.
+    It keeps the stride-8 logits of all windows and works on bands of rows, so no full-size logits are ever held.
 
     Args:
         model, images, valid, size: as for `whole`.
         window: side of the square windows; an input smaller than that is one window.
         stride: pixels from window to window.
+        cosine: a window counts less towards its edges, where it sees less around a pixel: weights sin^2 along
+            either axis, from 0 at the edge to 1 in the middle. Without, all its pixels count the same.
 
     Returns:
         As `whole`.
@@ -59,21 +72,24 @@ def slide(model: CGRSeg, images: Tensor, *, valid: Size, size: Size, window: int
     if not 1 <= stride <= window:
         raise ValueError(f"windows of {window} pixels every {stride} leave gaps: use a stride from 1 to the window")
     height, width = _size(images)
-    tops, lefts = _starts(height, window, stride), _starts(width, window, stride)
-    total: Tensor | None = None
-    count = images.new_zeros(height, width)
-    for top in tops:
-        for left in lefts:
-            part = slice(top, top + window), slice(left, left + window)
-            crop = images[:, :, part[0], part[1]]
-            logits = F.interpolate(model(crop), _size(crop), mode="bilinear", align_corners=False)
-            if total is None:
-                total = logits.new_zeros(*logits.shape[:2], height, width)
-            total[:, :, part[0], part[1]] += logits
-            count[part] += 1
-    assert total is not None
-    total /= count
-    return label_map(total, size, input_size=(height, width), valid=valid)
+    parts = []
+    for top in _starts(height, window, stride):
+        for left in _starts(width, window, stride):
+            crop = images[:, :, top : top + window, left : left + window]
+            parts.append(Window(top, left, resized(model(crop), _size(crop))))
+    return winners(blended(parts, (height, width), valid=valid, size=size, cosine=cosine), size)
+
+
+def winners(full: Resized, size: Size) -> Tensor:
+    """The class of the largest value of every pixel, [B, H, W], band by band."""
+    labels: Tensor | None = None
+    for rows in _bands(full, size):
+        values = full.rows(rows)  # B K rows W
+        some = label_map(values, _size(values))
+        labels = some.new_empty(len(some), *size) if labels is None else labels
+        labels[:, rows] = some
+    assert labels is not None
+    return labels
 
 
 def views(
@@ -116,20 +132,40 @@ def averaged(model: CGRSeg, inputs: Iterable[tuple[Tensor, Size, bool]], *, size
     Returns:
         Class ids [H, W]; uint8 up to 256 classes, else int32.
     """
-    device = next(model.parameters()).device
-    passes = [(model(image[None].to(device)), _size(image), valid, mirrored) for image, valid, mirrored in inputs]
-    classes = passes[0][0].shape[1]
-    labels = torch.empty(size, dtype=torch.uint8 if classes <= 256 else torch.int32, device=device)
-    parts = [
-        bands(logits, size, input_size=input_size, valid=valid, band_rows=max(BAND_VALUES // (classes * size[1]), 1))
-        for logits, input_size, valid, _ in passes
-    ]
-    for band in zip(*parts, strict=True):
-        total = torch.zeros((), device=device)
-        for (_, logits), (_, _, _, mirrored) in zip(band, passes, strict=True):
-            total = total + (logits.flip(3) if mirrored else logits).softmax(1)
-        labels[band[0][0]] = total[0].argmax(0)
+    weight = next(model.parameters())
+    passes: list[tuple[Resized, bool]] = []
+    for image, valid, mirrored in inputs:
+        logits = model(image[None].to(weight.device, weight.dtype))
+        passes.append((resized(logits, size, input_size=_size(image), valid=valid), mirrored))
+    labels: Tensor | None = None
+    for rows in _bands(passes[0][0], size):
+        total: Tensor | None = None
+        for full, mirrored in passes:
+            shares = _softmax(full.rows(rows))  # 1 K rows W
+            shares = shares.flip(3) if mirrored else shares
+            total = shares if total is None else total.add_(shares)
+        assert total is not None
+        some = label_map(total, _size(total))[0]
+        labels = some.new_empty(size) if labels is None else labels
+        labels[rows] = some
+    assert labels is not None
     return labels
+
+
+def _bands(full: Resized, size: Size) -> Iterator[slice]:
+    """Rows of the result, as many at a time as keep all that is held at once in bounds."""
+    batch, classes, height, width = full.shape
+    widest = max(width, *(target for _, target in full.horizontal))
+    read = -(-height // size[0])  # source rows for one of the result
+    count = max(1, BAND_VALUES // (batch * classes * widest * read))
+    for top in range(0, size[0], count):
+        yield slice(top, min(top + count, size[0]))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over classes, in the memory of `logits`."""
+    shares = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    return shares.div_(shares.sum(1, keepdim=True))
 
 
 def _size(images: Tensor) -> Size:

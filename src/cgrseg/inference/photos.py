@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -67,34 +70,72 @@ def read_photo(photo: Photo) -> Pixels:
     path = Path(photo)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a photo in it, or use `cgrseg predict` for all of them")
+    with _opened(path, str(path)) as picture:
+        return _from_picture(picture)
+
+
+def read_photo_bytes(data: bytes, name: str, *, formats: Sequence[str] | None = None) -> Pixels:
+    """As `read_photo`, of a file's content.
+
+    Args:
+        data: the file's bytes.
+        name: what messages call it.
+        formats: the only ones to accept, as Pillow names them ("JPEG", "PNG", …); None for all it knows.
+
+    Raises:
+        NotAPhotoError, TooLargeError: it is none of these formats, or has over 2^28 pixels.
+        ValueError: it is damaged or cut short. Both of the above are ValueErrors, too.
+    """
+    with _opened(BytesIO(data), name, formats) as picture:
+        return _from_picture(picture)
+
+
+def photo_size(data: bytes, name: str, *, formats: Sequence[str] | None = None) -> tuple[int, int]:
+    """(height, width) of the upright photo, from the header alone: no pixel is decoded.
+
+    Args, raises: as `read_photo_bytes`.
+    """
+    with _opened(BytesIO(data), name, formats) as picture:
+        width, height = picture.size
+        return (width, height) if _orientation(picture) >= 5 else (height, width)
+
+
+class NotAPhotoError(ValueError):
+    """No picture of a known format."""
+
+
+class TooLargeError(ValueError):
+    """More pixels than allowed."""
+
+
+@contextmanager
+def _opened(source: Path | BytesIO, name: str, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+    """The picture with its header read; what goes wrong then or in the block is worded for the user."""
     try:
-        with _open(path) as picture:
-            _check_size(picture.size, str(path))
-            return _from_picture(picture)
-    except _TooLarge:
+        with _open(source, formats) as picture:
+            _check_size(picture.size, name)
+            yield picture
+    except TooLargeError:
         raise
     except UnidentifiedImageError as error:
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty (0 bytes): copy the photo again") from error
-        raise ValueError(f"{path} is no photo that can be read: convert it to JPEG or PNG") from error
+        size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
+        if size == 0:
+            raise NotAPhotoError(f"{name} is empty (0 bytes): copy the photo again") from error
+        raise NotAPhotoError(f"{name} is no photo that can be read: convert it to JPEG or PNG") from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is not there: check the path") from error
+        raise FileNotFoundError(f"{name} is not there: check the path") from error
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(f"{path} can't be read ({error.strerror}): check its permissions and the disk") from error
-        raise ValueError(f"{path} is damaged or cut short ({error}): copy or export it again") from error
+            raise OSError(f"{name} can't be read ({error.strerror}): check its permissions and the disk") from error
+        raise ValueError(f"{name} is damaged or cut short ({error}): copy or export it again") from error
 
 
-class _TooLarge(ValueError):
-    pass
-
-
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | BytesIO, formats: Sequence[str] | None) -> Image.Image:
     """Read the header. Pillow's own limit is lifted meanwhile: it would warn where ours allows."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(source, formats=None if formats is None else list(formats))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -102,7 +143,7 @@ def _open(path: Path) -> Image.Image:
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > LARGEST_PHOTO:
-        raise _TooLarge(
+        raise TooLargeError(
             f"{name} is {width} x {height}, {width * height / 1e6:.0f} megapixels; the limit is "
             f"{LARGEST_PHOTO / 1e6:.0f}: make it smaller or cut it into tiles"
         )

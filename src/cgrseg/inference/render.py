@@ -90,6 +90,15 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
     return page
 
 
+def with_title(picture: Image.Image, title: str) -> Image.Image:
+    """The picture with a line of text above it, cut where the picture ends."""
+    letter = min(max(12, round((picture.width * picture.height) ** 0.5 / 42)), 160)  # pixels, as in the legend
+    page = Image.new("RGB", (picture.width, picture.height + 2 * letter), PAPER)
+    page.paste(picture, (0, 2 * letter))
+    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, _font(letter), anchor="lm")
+    return page
+
+
 def _shortened(entries: Sequence[Entry], places: int) -> Sequence[Entry]:
     if len(entries) <= places:
         return entries

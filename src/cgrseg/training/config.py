@@ -95,7 +95,8 @@ class TrainConfig:
         augment: how a photo becomes a crop.
         optim: the optimizer.
         loss: the loss.
-        precision: of the arithmetic; weights stay float32 ("fp64": all in float64, for checks).
+        precision: of the arithmetic; weights stay float32 ("fp64": all in float64, for checks). "auto" is bf16 on
+            devices that compute in it, else fp32: a CPU that must imitate bf16 is ten times slower with it.
         channels_last: memory order of the maps.
         compile: with torch.compile.
         val_every: steps between scores on the val split; null for a tenth of the run.
@@ -123,7 +124,7 @@ class TrainConfig:
     augment: Augmentation = field(default_factory=lambda: Augmentation(crop=256))
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    precision: Literal["bf16", "fp16", "fp32", "fp64"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp64"] = "auto"
     channels_last: bool = True
     compile: bool = False
     val_every: int | None = None

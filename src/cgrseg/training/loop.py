@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgrseg.data.labelled import Samples
-from cgrseg.evaluation.confusion import ConfusionMatrix
-from cgrseg.evaluation.evaluate import evaluate
+from cgrseg.evaluation.evaluate import Scores, evaluate
 from cgrseg.weights.artifact import save
 
 from .checkpoint import RunFolder
@@ -21,7 +21,7 @@ from .config import TrainConfig
 from .optimization import rate, set_rate
 from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
 from .report import draw
-from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts
+from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts, with_precision
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         MemoryError: the device has too little memory; the message says what to lower.
         Stopped: Ctrl-C or SIGTERM; the state has been saved.
     """
+    config = with_precision(config)
     data = make_data(config)
     fabric = make_fabric(config)
     fabric.launch()
@@ -66,10 +67,10 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
         while progress.step < config.steps:
             with clock.waiting():
                 images, labels, problems = next(batches)
-            for problem in progress.note_problems(problems, config.skip_limit):
-                bar.write(f"skipped {problem}")
+            for problem in progress.note_problems(_of_all(fabric, problems), config.skip_limit):
+                _say(bar, f"skipped {problem}")
             progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step))
-            bar.set_postfix(loss=f"{progress.loss:.3f}", **clock.postfix(progress.step), refresh=False)
+            bar.set_postfix({"loss": f"{progress.loss:.3f}", **clock.postfix(progress.step)}, refresh=False)
             bar.update()
             with clock.paused():
                 last = progress.step == config.steps
@@ -91,7 +92,7 @@ def train_step(
     before = [buffer.clone() for buffer in parts.buffers]
     set_rate(parts.optimizer, rate(step, config.steps, config.optim))
     torch.manual_seed(_mixed(config.seed, step, fabric.global_rank))  # dropout and drop path
-    count = fabric.all_reduce(parts.loss.count(labels), reduce_op="sum") / fabric.world_size  # gradients are averaged
+    count = _reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged, too
     total = torch.zeros((), device=images.device)
     for number in range(config.accumulate):
         some_images, some_labels = images.chunk(config.accumulate)[number], labels.chunk(config.accumulate)[number]
@@ -104,7 +105,7 @@ def train_step(
         parts.model, parts.optimizer, max_norm=config.optim.clip or math.inf, error_if_nonfinite=False
     )
     assert norm is not None
-    total = fabric.all_reduce(total.double(), reduce_op="mean")
+    total = _reduced(fabric, total.double(), "mean")
     value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
     if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips by itself, and lowers its scale
         parts.optimizer.step()
@@ -131,13 +132,12 @@ def score(
 ) -> None:
     """Score the weights of now on the val split; the best so far are written to best.safetensors."""
     scores = evaluate(parts.scored, data.val, data.preprocessing)
-    parts.network.train()
     miou = scores.mean_iou()
     fabric.log_dict({"val/miou": miou}, step=progress.step)
     if fabric.is_global_zero:
-        bar.write(f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
+        _say(bar, f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
         row = {"step": progress.step, "split": data.val.split, "miou": miou}
-        folder.metrics(row | {"mean_accuracy": scores.mean_accuracy(), "accuracy": scores.accuracy()})
+        folder.metrics(row | {name: getattr(scores.confusion, name)() for name in ("mean_accuracy", "accuracy")})
         if not miou <= progress.best:
             write_weights(folder, "best", data, parts, make_card(config, data.val, parts, scores, progress))
     progress.best = max(progress.best, miou)
@@ -164,18 +164,18 @@ def finish(
 
 
 def make_card(
-    config: TrainConfig, samples: Samples, parts: Parts, scores: ConfusionMatrix, progress: Progress
+    config: TrainConfig, samples: Samples, parts: Parts, scores: Scores, progress: Progress
 ) -> dict[str, Any]:
     """What a weights file says about itself: recipe, scores, and the card of the weights that it started from."""
-    ious = map(_percent, scores.class_iou().tolist())
+    ious = map(_percent, scores.confusion.class_iou().tolist())
     return {
         "recipe": config.card(),
         "init": getattr(parts.network, "card", None),
         "step": progress.step,
         "split": samples.split,
         "miou": _percent(scores.mean_iou()),
-        "mean_accuracy": _percent(scores.mean_accuracy()),
-        "accuracy": _percent(scores.accuracy()),
+        "mean_accuracy": _percent(scores.confusion.mean_accuracy()),
+        "accuracy": _percent(scores.confusion.accuracy()),
         "class_iou": dict(zip(samples.labels.names, ious, strict=True)),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -191,12 +191,36 @@ def _percent(share: float) -> float | None:
     return None if math.isnan(share) else round(100 * share, 2)
 
 
+def _say(bar: Any, line: str) -> None:
+    """A line above the progress bar, from the first process alone."""
+    if not bar.disable:
+        bar.write(line, file=sys.stderr)
+
+
+def _of_all(fabric: Fabric, problems: list[str]) -> list[str]:
+    """What any process could not read, so that all count the same and stop at the same step."""
+    if fabric.world_size == 1 or not fabric.all_reduce(
+        torch.tensor(float(len(problems)), device=fabric.device), reduce_op="sum"
+    ):
+        return problems
+    gathered: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(gathered, problems)
+    return [problem for some in gathered for problem in some]
+
+
 def _agreed(fabric: Fabric, request: StopRequest) -> int:
     """The signal that any process got, 0 for none: all stop at the same step."""
     if fabric.world_size == 1:
         return request.number
     number = torch.tensor(float(request.number), device=fabric.device)
-    return int(fabric.all_reduce(number, reduce_op="max"))
+    return int(_reduced(fabric, number, "max"))
+
+
+def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
+    """One number from those of all processes."""
+    reduced = fabric.all_reduce(value, reduce_op=how)
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def _mixed(*parts: int) -> int:

@@ -10,10 +10,10 @@ from PIL import Image
 
 from cgrseg._atomic import atomic_write
 from cgrseg.data.labelled import Samples
-from cgrseg.evaluation.confusion import ConfusionMatrix
+from cgrseg.evaluation.evaluate import Scores
+from cgrseg.evaluation.plots import classes_figure, legend_entries, side_by_side
 from cgrseg.inference import render
 from cgrseg.inference.segmenter import Segmenter
-from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
 
 from .checkpoint import RunFolder
@@ -22,10 +22,11 @@ SHEET_ROWS = 6
 SHEET_HEIGHT = 240  # pixels a photo
 
 
-def draw(folder: RunFolder, model: CGRSeg, samples: Samples, scores: ConfusionMatrix) -> None:
+def draw(folder: RunFolder, model: CGRSeg, samples: Samples, scores: Scores) -> None:
     """Write curves.png, classes.png and samples.png into the run folder."""
     draw_curves(folder, folder.path / "curves.png")
-    draw_classes(samples.labels, scores, folder.path / "classes.png")
+    with atomic_write(folder.path / "classes.png") as temporary:
+        classes_figure(scores.confusion, samples.labels).savefig(temporary, dpi=120)
     draw_samples(model, samples, folder.path / "samples.png")
 
 
@@ -51,55 +52,24 @@ def draw_curves(folder: RunFolder, path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def draw_classes(labels: LabelSpace, scores: ConfusionMatrix, path: Path) -> None:
-    """A bar a class: its IoU, in its colour, best first."""
-    from matplotlib.figure import Figure
-
-    iou = np.nan_to_num(100 * scores.class_iou().cpu().numpy(), nan=0.0)
-    order = np.argsort(iou)
-    figure = Figure(figsize=(6, max(2.0, 0.28 * len(labels) + 1)), layout="constrained")
-    axes = figure.subplots()
-    colors = [tuple(channel / 255 for channel in labels.colors[index]) for index in order]
-    bars = axes.barh([labels.names[index] for index in order], iou[order], color=colors, edgecolor="grey")
-    axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-    axes.set(xlabel="IoU, %", xlim=(0, 105), title=f"mIoU {100 * scores.mean_iou():.1f} %")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
 def draw_samples(model: CGRSeg, samples: Samples, path: Path) -> None:
     """A sheet of photos spread over the split: photo, truth, prediction, and the classes below."""
-    segmenter, rows, shares = Segmenter(model), [], np.zeros(len(samples.labels))
+    segmenter, rows = Segmenter(model), []
+    truths, predictions = [], []
     for index in np.unique(np.linspace(0, len(samples) - 1, SHEET_ROWS).round().astype(int)):
-        picture, mask = samples.read(int(index))
-        photo, truth = np.asarray(picture), np.asarray(mask)
-        predicted = segmenter(picture).labels
-        shares += np.bincount(predicted.ravel(), minlength=len(shares))[: len(shares)] / predicted.size
-        known = np.where(truth < len(samples.labels), truth, 0).astype(truth.dtype)
-        drawn = render.overlay(photo, known, samples.labels, alpha=0.6)
-        drawn.paste((0, 0, 0), mask=Image.fromarray((truth >= len(samples.labels)).astype(np.uint8) * 255))
-        rows.append([picture, drawn, render.overlay(photo, predicted, samples.labels, alpha=0.6)])
-    order = np.argsort(-shares, kind="stable")
-    entries = [
-        (samples.labels.names[index], samples.labels.colors[index], float(shares[index] / len(rows)))
-        for index in order
-        if shares[index]
-    ]
+        photo, mask = samples.read(int(index))
+        truths.append(np.asarray(mask))
+        predictions.append(segmenter(photo).labels)
+        rows.append(side_by_side(np.asarray(photo), truths[-1], predictions[-1], samples.labels))
     with atomic_write(path) as temporary:
+        entries = legend_entries(truths, predictions, samples.labels)
         render.with_legend(_sheet(rows), entries).save(temporary)
 
 
-def _sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Pictures of one height, row under row."""
-    scaled = [
-        [side.resize((max(round(side.width * SHEET_HEIGHT / side.height), 1), SHEET_HEIGHT)) for side in row]
-        for row in rows
-    ]
-    width = max(sum(side.width for side in row) for row in scaled)
-    sheet = Image.new("RGB", (width, SHEET_HEIGHT * len(rows)), render.PAPER)
+def _sheet(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures scaled to one height, one under the other."""
+    scaled = [row.resize((max(round(row.width * SHEET_HEIGHT / row.height), 1), SHEET_HEIGHT)) for row in rows]
+    sheet = Image.new("RGB", (max(row.width for row in scaled), SHEET_HEIGHT * len(rows)), render.PAPER)
     for number, row in enumerate(scaled):
-        left = 0
-        for side in row:
-            sheet.paste(side, (left, number * SHEET_HEIGHT))
-            left += side.width
+        sheet.paste(row, (0, number * SHEET_HEIGHT))
     return sheet

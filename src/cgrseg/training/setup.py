@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import DoublePrecision
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -31,9 +32,21 @@ from .losses import SegmentationLoss
 from .optimization import make_optimizer, moving_average
 from .sync_batchnorm import synchronise
 
-PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true", "fp64": "64-true"}
+PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "fp32": "32-true",
+}
 SYNTHETIC = {"train": 1000, "val": 40, "test": 40}  # scenes
 SYNTHETIC_CLASSES = 6
+
+
+class AllDigits(DoublePrecision):
+    """Float64 throughout: Fabric's own rounds what the model returns to float32."""
+
+    def convert_output(self, data: Any) -> Any:
+        """As it is."""
+        return data
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Parts:
     @property
     def scored(self) -> CGRSeg:
         """The network whose weights are scored and saved: the moving average where there is one."""
-        return self.network if self.average is None else self.average.module
+        return self.network if self.average is None else cast(CGRSeg, self.average.module)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values for `load_state`."""
@@ -93,12 +106,24 @@ class Parts:
             self.fabric._precision.scaler.load_state_dict(state["scaler"])  # type: ignore[attr-defined]
 
 
+def with_precision(config: TrainConfig) -> TrainConfig:
+    """The same run with "auto" made the precision that it means on this machine."""
+    if config.precision != "auto":
+        return config
+    if usable_device(config.device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return replace(config, precision="bf16" if native else "fp32")
+
+
 def make_fabric(config: TrainConfig) -> Fabric:
     """The engine: device, processes, machines, precision, loggers."""
     device = usable_device(config.device).type
     loggers: list[Any] = []
     if "tensorboard" in config.loggers:
-        from lightning_fabric.loggers import TensorBoardLogger
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(config.out, name="tensorboard", version=""))
     if "wandb" in config.loggers:
@@ -110,7 +135,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         devices=config.devices,
         num_nodes=config.nodes,
         strategy="ddp" if config.devices * config.nodes > 1 else "auto",
-        precision=PRECISION[config.precision],  # type: ignore[arg-type]
+        precision=PRECISION.get(config.precision),
+        plugins=[AllDigits()] if config.precision == "fp64" else None,
         loggers=loggers,
     )
 

@@ -19,11 +19,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         dims = (0, 2, 3)
         count = torch.tensor(float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
-        totals = all_reduce(torch.cat([x.sum(dims), count[None]]))  # type: ignore[no-untyped-call]
+        totals: Tensor = all_reduce(torch.cat([x.sum(dims), count[None]]))  # type: ignore[no-untyped-call]
         n = totals[-1]
         mean = totals[:-1] / n
         centred = x - mean[:, None, None]
-        variance = all_reduce((centred * centred).sum(dims)) / n  # type: ignore[no-untyped-call]
+        variance: Tensor = all_reduce((centred * centred).sum(dims)) / n  # type: ignore[no-untyped-call]
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
@@ -42,4 +42,4 @@ def synchronise(model: nn.Module, *, on_cpu: bool) -> None:
                 if on_cpu:
                     child.__class__ = SyncedBatchNorm2d
                 else:
-                    setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                    setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]

@@ -38,7 +38,7 @@ class WandbLogger(Logger):
         """Send numbers of one step."""
         self._run.log(metrics, step=step)
 
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:  # type: ignore[override]
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """The configuration was sent at the start."""
 
     def finalize(self, status: str) -> None:

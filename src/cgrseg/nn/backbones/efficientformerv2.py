@@ -325,9 +325,9 @@ def attend(
         [B, heads·dv, hq·wq].
     """
     queries, keys = _grid(query), _grid(key)
-    q = _split_heads(query, heads).transpose(2, 3)  # B heads Nq d
-    k = _split_heads(key, heads)  # B heads d Nk
-    v = _split_heads(value, heads).transpose(2, 3)  # B heads Nk dv
+    q = split_heads(query, heads).transpose(2, 3)  # B heads Nq d
+    k = split_heads(key, heads)  # B heads d Nk
+    v = split_heads(value, heads).transpose(2, 3)  # B heads Nk dv
     q = q * q.shape[3] ** -0.5
     prepared = bias.prepare(keys)
 
@@ -345,14 +345,19 @@ def attend(
     if torch.compiler.is_compiling() or query.is_meta:
         mixed = block(0, total)
     else:
-        bytes_a_query = q.shape[0] * heads * k.shape[3] * q.element_size()
-        step = max(SCORE_BYTES // bytes_a_query, 1)
+        step = queries_at_a_time(q, k)
         parts = [block(start, min(start + step, total)) for start in range(0, total, step)]
         mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return mixed.transpose(2, 3).flatten(1, 2)  # B heads·dv Nq
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
+def queries_at_a_time(q: Tensor, k: Tensor) -> int:
+    """How many queries keep their scores under `SCORE_BYTES`: q [B, heads, Nq, d], k [B, heads, d, Nk]."""
+    bytes_a_query = q.shape[0] * q.shape[1] * k.shape[3] * q.element_size()
+    return max(SCORE_BYTES // bytes_a_query, 1)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, heads·d, h, w] -> [B, heads, d, h·w]."""
     return x.reshape(x.shape[0], heads, x.shape[1] // heads, x.shape[2] * x.shape[3])
 

@@ -1,0 +1,96 @@
+"""The pictures of an evaluation: confusion matrix, a bar a class, a photo's truth and prediction side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from cgrseg.inference import render
+from cgrseg.inference.render import Pixels
+from cgrseg.labels import LabelSpace
+
+from .confusion import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUMBERED = 20  # up to that many classes, the confusion matrix shows its numbers
+IGNORED = (0, 0, 0)
+
+
+def confusion_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
+    """The matrix with each row as shares of the true class, in %; a class without true pixels has a grey row."""
+    from matplotlib.figure import Figure
+
+    count = len(labels)
+    shares = (100 * confusion.counts.double() / confusion.counts.sum(1, keepdim=True)).cpu().numpy()
+    side = max(4.0, (0.55 if count <= NUMBERED else 0.17) * count)
+    figure = Figure(figsize=(side + 2.6, side + 1.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor("lightgrey")
+    drawn = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=100)
+    letters = 9 if count <= NUMBERED else 6
+    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=letters)
+    axes.set_yticks(range(count), labels.names, fontsize=letters)
+    axes.set(xlabel="predicted", ylabel="true")
+    if count <= NUMBERED:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.5:
+                ink = "white" if share > 60 else "black"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    figure.colorbar(drawn, ax=axes, label="share of the true class, %", shrink=0.7)
+    return figure
+
+
+def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
+    """A bar a class: its IoU in %, in its colour, the best on top; "absent" where it never occurs."""
+    from matplotlib.figure import Figure
+
+    iou = 100 * confusion.class_iou().cpu().numpy()
+    order = np.argsort(np.nan_to_num(iou, nan=-1.0), kind="stable")
+    figure = Figure(figsize=(6, max(2.0, 0.28 * len(labels) + 1)), layout="constrained")
+    axes = figure.subplots()
+    colors = [tuple(channel / 255 for channel in labels.colors[index]) for index in order]
+    places = range(len(labels))  # not the names: two classes may share one
+    bars = axes.barh(places, np.nan_to_num(iou[order]), color=colors, edgecolor="grey")
+    axes.set_yticks(places, [labels.names[index] for index in order])
+    texts = ["absent" if np.isnan(value) else f"{value:.1f}" for value in iou[order]]
+    axes.bar_label(bars, labels=texts, padding=2, fontsize=8)
+    axes.set(xlabel="IoU, %", xlim=(0, 109), ylim=(-0.6, len(labels) - 0.4))
+    axes.set_title(f"mIoU {100 * confusion.mean_iou():.1f} %")
+    return figure
+
+
+def side_by_side(photo: Pixels, truth: Pixels, predicted: Pixels, labels: LabelSpace) -> Image.Image:
+    """The photo, its truth and its prediction drawn over it, next to each other, RGB [H, 3 W].
+
+    Args:
+        photo: uint8 RGB [H, W, 3].
+        truth: class ids [H, W]; what is no class is ignored and drawn black.
+        predicted: class ids [H, W].
+        labels: gives the colours.
+    """
+    height, width = truth.shape
+    ignored = truth >= len(labels)
+    ids = np.uint8 if len(labels) <= 256 else np.uint16
+    sheet = Image.new("RGB", (3 * width, height))
+    sheet.paste(Image.fromarray(photo), (0, 0))
+    for place, ids_of in ((1, np.where(ignored, 0, truth)), (2, predicted)):
+        sheet.paste(render.overlay(photo, ids_of.astype(ids), labels, alpha=0.6), (place * width, 0))
+    sheet.paste(IGNORED, (width, 0), Image.fromarray(ignored.astype(np.uint8) * 255))
+    return sheet
+
+
+def legend_entries(truths: Sequence[Pixels], predicted: Sequence[Pixels], labels: LabelSpace) -> list[render.Entry]:
+    """(name, colour, share of the true pixels) of all classes in label maps [H, W], the largest first."""
+    counts, guesses = (
+        sum((np.bincount(ids[ids < len(labels)].ravel(), minlength=len(labels)) for ids in maps), np.zeros(len(labels)))
+        for maps in (truths, predicted)
+    )
+    shares = counts / max(counts.sum(), 1)
+    order = np.lexsort((-guesses, -shares))
+    shown = [label for label in order if counts[label] or guesses[label]]
+    return [(labels.names[label], labels.colors[label], float(shares[label])) for label in shown]

@@ -1,0 +1,38 @@
+"""Sums over the processes of a distributed run; with one process, nothing is asked of torch.distributed."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor, distributed
+
+Value = TypeVar("Value")
+
+
+def processes() -> int:
+    """How many there are, 1 outside of a distributed run."""
+    return distributed.get_world_size() if _together() else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return distributed.get_rank() if _together() else 0
+
+
+def sum_in_place(counts: Tensor) -> None:
+    """Replace `counts` by its sum over all processes, which must all call this."""
+    if processes() > 1:
+        distributed.all_reduce(counts)
+
+
+def gather(value: Value) -> list[Value]:
+    """The value of every process, by rank; all must call this."""
+    if processes() == 1:
+        return [value]
+    found: list[Value | None] = [None] * processes()
+    distributed.all_gather_object(found, value)
+    return [item for item in found if item is not None]
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
