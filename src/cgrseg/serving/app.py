@@ -97,10 +97,10 @@ def _photo_tab(choices: Choices) -> None:
     kept = gr.State(None, time_to_live=3600)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            photo = _photo_input("Drop, paste or photograph a picture")
+            photo = _photo_input("photo")
             weights, side, runtime = _settings(choices)
             opacity = gr.Slider(0, 1, value=0.5, step=0.01, label="Opacity of the colours", elem_id="opacity")
-            gr.Examples([[str(sample_photo())]], [photo], label="A photo to begin with", cache_examples=False)
+            gr.Examples([[str(sample_photo())]], [photo], label="A photo to begin with", cache_examples=False, elem_id="examples")
         with gr.Column(scale=2, min_width=300):
             viewer = _viewer("photo-viewer")
             with gr.Row():
@@ -112,7 +112,7 @@ def _photo_tab(choices: Choices) -> None:
     def label(path: str | None, name: str, side: float, runtime: str, alpha: float) -> tuple[Any, ...]:
         if path is None:
             return None, None, *[gr.update(value=None, interactive=False)] * 3
-        with told():
+        with told(path):
             result, note, facts = choices.label(path, name, side, runtime)
             shown = payload(result, note)
             result.release()
@@ -143,7 +143,7 @@ def _photo_tab(choices: Choices) -> None:
 def _camera_tab(choices: Choices) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            camera = gr.Image(sources=["webcam"], streaming=True, type="numpy", label="Camera")
+            camera = gr.Image(sources=["webcam"], streaming=True, type="numpy", label="Camera", elem_id="camera")
             weights, side, runtime = _settings(choices)
         with gr.Column(scale=2, min_width=300):
             viewer = _viewer("camera-viewer")
@@ -170,7 +170,7 @@ def _camera_tab(choices: Choices) -> None:
 def _video_tab(choices: Choices) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            clip = gr.File(label="Drop a video", file_types=sorted(VIDEO_SUFFIXES), type="filepath", height=140)
+            clip = gr.File(label="Drop a video", file_types=sorted(VIDEO_SUFFIXES), height=140, elem_id="clip")
             weights, side, runtime = _settings(choices)
             with gr.Row():
                 start, stop = gr.Button("Label the video", variant="primary"), gr.Button("Stop")
@@ -187,7 +187,7 @@ def _video_tab(choices: Choices) -> None:
     ) -> tuple[str, str]:
         if path is None:
             raise gr.Error("Drop a video first.", print_exception=False)
-        with told():
+        with told(path):
             segmenter = choices.segmenter(name, side, runtime)
             folder = Path(tempfile.mkdtemp(prefix="cgrseg-", dir=_cache()))
             outputs = {"overlay": folder / f"{Path(path).stem}.overlay.mp4", "legend": folder / "legend.jpg"}
@@ -206,7 +206,7 @@ def _video_tab(choices: Choices) -> None:
 def _compare_tab(choices: Choices) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            photo = _photo_input("Drop, paste or photograph a picture")
+            photo = _photo_input("compared-photo")
             left = gr.Dropdown(choices.names, value=choices.names[0], label="Weights on the left")
             right = gr.Dropdown(choices.names, value=choices.names[-1], label="Weights on the right")
             side = _side()
@@ -217,7 +217,7 @@ def _compare_tab(choices: Choices) -> None:
     def label(path: str | None, one: str, other: str, side: float) -> tuple[Any, str]:
         if path is None:
             return None, ""
-        with told():
+        with told(path):
             results = [choices.label(path, name, side, "torch")[0] for name in (one, other)]
         pictures = tuple(result.overlay(legend=False) for result in results)
         return pictures, comparison(one, results[0], other, results[1])
@@ -252,22 +252,24 @@ def sample_photo() -> Path:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(upload: str | None = None) -> Iterator[None]:
     """What is wrong with the visitor's photo, video or choice appears as a message on the page."""
     try:
         yield
     except (OSError, ValueError, MemoryError) as error:
         text = " ".join(str(error).split())
+        if upload is not None:  # the visitor knows the file's name, not where the server keeps it
+            text = text.replace(f"{Path(upload).parent}{os.sep}", "")
         raise gr.Error(html.escape(text), duration=20, print_exception=False) from error
 
 
-def _photo_input(label: str) -> gr.Image:
+def _photo_input(name: str) -> gr.Image:
     photo = gr.Image(
         sources=["upload", "clipboard", "webcam"],
         type="filepath",
-        label=label,
+        label="Drop, paste or photograph a picture",
         height=300,
-        elem_id=f"photo-{label[:4].lower()}",
+        elem_id=name,
     )
     original: Callable[[Any], Any] = photo.preprocess
 
@@ -282,7 +284,7 @@ def _photo_input(label: str) -> gr.Image:
 
 
 def _settings(choices: Choices) -> tuple[gr.Dropdown, gr.Slider, gr.Radio]:
-    weights = gr.Dropdown(choices.names, value=choices.names[0], label="Weights")
+    weights = gr.Dropdown(choices.names, value=choices.names[0], label="Weights", elem_id="weights")
     side = _side()
     runtime = gr.Radio(choices.runtimes, value="torch", label="Runtime", visible=len(choices.runtimes) > 1)
     return weights, side, runtime
