@@ -78,6 +78,8 @@ def find_exported(path: str | os.PathLike[str], runtime: Runtime = "auto") -> Pa
                 raise ValueError(f"{path} holds {len(found)} {SUFFIXES[name]} files: name one, such as {found[0]}")
             if found:
                 return found[0]
+        if runtime == "auto":
+            return None
         kinds = " or ".join(SUFFIXES[name] for name in wanted)
         raise ValueError(f"{path} holds no {kinds} file of ours: make one with `cgrseg export --out {path}`")
     if path.suffix not in SUFFIXES.values():
@@ -156,7 +158,7 @@ def _open_onnx(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
 
 def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) -> Any:
     """An ONNX Runtime session on a device, the CPU as the second choice of "auto"."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     kind = device.partition(":")[0]
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -185,7 +187,7 @@ def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[Run, s
 
 def openvino_model(path: Path, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
     """A model as OpenVINO reads it and as it runs it, in float32 where it is not quantised."""
-    import openvino
+    import openvino  # type: ignore[import-untyped]
 
     core = openvino.Core()
     place = "CPU" if device == "auto" else device.upper()

@@ -46,9 +46,10 @@ class Segmenter:
     """Labels photos with a model.
 
     Args:
-        model: a weights file, the name of bundled weights, an exported file, or a model, which is set to evaluation mode and
-            of which a folded copy is used (`cgrseg.nn.fuse`), so later changes to it are not followed; one
-            that was never saved gets numbered classes and the default preprocessing.
+        model: a weights file, the name of bundled weights, a file or folder of `cgrseg export`, or a model. That
+            one is set to evaluation mode and a folded copy of it is used (`cgrseg.nn.fuse`), so later changes
+            to it are not followed; one that was never saved gets numbered classes and the default
+            preprocessing.
         runtime: of a file or folder of `cgrseg export`: "torch" (.pt2), "onnx" or "openvino"; "auto" takes a
             file's own, or of a folder the fastest that is installed (`segmenter.runtime` says which). Weights
             and models run in "torch".
@@ -63,7 +64,8 @@ class Segmenter:
         >>> segmenter("street.jpg").overlay().save("street.overlay.png")
 
     Raises:
-        ValueError: a runtime that doesn't fit the file or is missing, a negative side, or a model whose class list has another length.
+        ValueError: a runtime that doesn't fit the file or is missing, a negative side, or a model whose class
+            list has another length.
         OSError: the weights can't be read, see `cgrseg.load`.
     """
 
