@@ -23,6 +23,7 @@ VERBS = {
     "train": "train a model on a folder of labelled photos",
     "val": "score weights on labelled photos: mIoU, tables, pictures",
     "predict": "label photos, folders of photos and videos",
+    "export": "write weights as files for ONNX Runtime, OpenVINO and torch.export",
     "serve": "label photos behind an HTTP address",
     "info": "print what a model or a weights file holds and costs",
     "convert": "turn foreign weights into a weights file of ours",

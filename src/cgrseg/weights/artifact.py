@@ -54,6 +54,36 @@ class Description:
     preprocessing: Preprocessing
     card: dict[str, Any]
 
+    def to_json(self) -> str:
+        """The text that a file of ours carries in its metadata."""
+        table = {
+            "format": FORMAT,
+            "spec": dataclasses.asdict(self.spec),
+            "labels": self.labels.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "card": self.card,
+        }
+        return json.dumps(table, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is damaged, or a newer version wrote it.
+        """
+        try:
+            return _parse(text)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(_line(error)) from error
+
+
+def describe_model(model: CGRSeg) -> Description:
+    """What a model says about itself; numbered classes, default preprocessing and an empty card where it doesn't."""
+    labels = getattr(model, "labels", None) or LabelSpace.numbered(model.spec.num_classes)
+    preprocessing = getattr(model, "preprocessing", None) or Preprocessing()
+    return Description(model.spec, labels, preprocessing, dict(getattr(model, "card", {})))
+
 
 def save(
     model: nn.Module,
@@ -87,14 +117,7 @@ def save(
         )
     preprocessing = preprocessing or getattr(model, "preprocessing", None) or Preprocessing()
     card = dict(getattr(model, "card", {}) if card is None else card)
-    description = {
-        "format": FORMAT,
-        "spec": dataclasses.asdict(model.spec),
-        "labels": labels.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
-        "card": card,
-    }
-    metadata = {METADATA_KEY: json.dumps(description, ensure_ascii=False)}
+    metadata = {METADATA_KEY: Description(model.spec, labels, preprocessing, card).to_json()}
     tensors = {key: _stored(tensor, half=half) for key, tensor in model.state_dict().items()}
     try:
         with atomic_write(path) as temporary:
@@ -172,9 +195,9 @@ def describe(path: Pathlike) -> Description:
             "CGRSeg checkpoints go through `cgrseg convert`, ImageNet encoders through adapters.load_encoder"
         )
     try:
-        return _parse(text)
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name}: {_line(error)}") from error
+        return Description.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def is_ours(path: Pathlike) -> bool:

@@ -31,7 +31,7 @@ def resample_table(table: Tensor, size: Grid) -> Tensor:
     if not torch.compiler.is_compiling():
         return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
     rows, columns = (_bilinear_weights(table.shape[1], n, table) for n in size)
-    return rows @ table @ columns.T
+    return rows[None] @ table @ columns.T[None]  # equal ranks, which some converters need
 
 
 def table_fits(shape: Sequence[int], heads: int) -> bool:
