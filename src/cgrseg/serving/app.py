@@ -337,4 +337,3 @@ def _frames(path: Path) -> int:
             return int(container.streams.video[0].frames) if container.streams.video else 0
     except (ImportError, OSError, ValueError):  # label_video says what is wrong
         return 0
-
