@@ -72,7 +72,12 @@ def val(
     place = f"{len(samples)} photos of {samples.split} in {data}"
     print(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s\n\n{text_table(scores)}")
     if out is not None:
-        about: dict[str, object] = {"weights": Path(weights).name, "data": data.resolve().name, "split": samples.split, "mode": how}
+        about: dict[str, object] = {
+            "weights": Path(weights).name,
+            "data": data.resolve().name,
+            "split": samples.split,
+            "mode": how,
+        }
         about |= {"format": format, "spec": asdict(model.spec)}  # by which `cgrseg tables` knows the row
         write_report(
             out,
