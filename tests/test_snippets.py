@@ -35,7 +35,14 @@ from cgrseg.weights import artifact
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^(?P<above>[^\n]*)\n(?:[ \t]*\n)?(?P<indent>[ \t]*)```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^[ \t]*```", re.M | re.S)
+BLOCK = re.compile(
+    r"""^(?P<above>[^\n]*)\n  # the line above, or one further up where that is empty
+    (?:[ \t]*\n)?
+    (?P<indent>[ \t]*)```(?P<language>\w+)[^\n]*\n
+    (?P<text>.*?)
+    ^[ \t]*```""",
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
@@ -160,7 +167,8 @@ def test_commands_of_the_page_exist(page: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_blocks_are_found_with_their_lines_and_a_reason_skips_one() -> None:
-    page = "# A\n\n```python\na = 1\n```\n\n<!-- not run: needs a GPU -->\n```python\nb\n```\n\n- item\n\n  ```python\n  c = 2\n  ```\n"
+    page = "# A\n\n```python\na = 1\n```\n\n<!-- not run: needs a GPU -->\n```python\nb\n```\n"
+    page += "\n- item\n\n  ```python\n  c = 2\n  ```\n"
     assert snippets(page, "python") == [Snippet(4, "python", "a = 1\n"), Snippet(15, "python", "c = 2\n")]
     assert snippets("<!-- not run: -->\n```python\na\n```\n", "python") != [], "a reason is needed"
     assert snippets("```python\na\n```\n", "python") == [Snippet(2, "python", "a\n")]

@@ -44,18 +44,14 @@ def make_page(choices: Choices) -> gr.Blocks:
     Args:
         choices: the weights to choose from.
     """
-    with gr.Blocks(title="cgrseg", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        with gr.Column(elem_classes="cgr-app"):
-            gr.Markdown(TITLE)
-            with gr.Tabs():
-                with gr.Tab("Photo"):
-                    _photo_tab(choices)
-                with gr.Tab("Camera"):
-                    _camera_tab(choices)
-                with gr.Tab("Video"):
-                    _video_tab(choices)
-                with gr.Tab("Compare"):
-                    _compare_tab(choices)
+    page: gr.Blocks = gr.Blocks(title="cgrseg", analytics_enabled=False, delete_cache=(3600, 3600))
+    tabs = {"Photo": _photo_tab, "Camera": _camera_tab, "Video": _video_tab, "Compare": _compare_tab}
+    with page, gr.Column(elem_classes="cgr-app"):
+        gr.Markdown(TITLE)
+        with gr.Tabs():
+            for title, fill in tabs.items():
+                with gr.Tab(title):
+                    fill(choices)
     page.queue(api_open=False)
     return page
 
@@ -100,7 +96,8 @@ def _photo_tab(choices: Choices) -> None:
             photo = _photo_input("photo")
             weights, side, runtime = _settings(choices)
             opacity = gr.Slider(0, 1, value=0.5, step=0.01, label="Opacity of the colours", elem_id="opacity")
-            gr.Examples([[str(sample_photo())]], [photo], label="A photo to begin with", cache_examples=False, elem_id="examples")
+            example = [str(sample_photo())]
+            gr.Examples([example], [photo], label="A photo to begin with", cache_examples=False, elem_id="examples")
         with gr.Column(scale=2, min_width=300):
             viewer = _viewer("photo-viewer")
             with gr.Row():
@@ -279,7 +276,7 @@ def _photo_input(name: str) -> gr.Image:
             return original(upload)
         return upload.path
 
-    photo.preprocess = path_of
+    photo.preprocess = path_of  # type: ignore[method-assign, assignment]
     return photo
 
 
