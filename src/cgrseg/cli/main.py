@@ -23,6 +23,8 @@ VERBS = {
     "train": "train a model on a folder of labelled photos",
     "predict": "label photos, folders of photos and videos",
     "info": "print what a model or a weights file holds and costs",
+    "check-data": "find what is wrong with a dataset before training does",
+    "convert-masks": "turn masks in colours into masks of class ids",
     "convert": "turn foreign weights into a weights file of ours",
 }
 METAVARS = {"weights": "FILE", "data": "FOLDER", "out": "PATH"}
