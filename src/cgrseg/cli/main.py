@@ -28,6 +28,8 @@ VERBS = {
     "info": "print what a model or a weights file holds and costs",
     "tables": "print the paper's tables with our numbers beside them",
     "figures": "draw the paper's figures from its numbers and your weights",
+    "check-data": "find what is wrong with a dataset before training does",
+    "convert-masks": "turn masks in colours into masks of class ids",
     "convert": "turn foreign weights into a weights file of ours",
     "app": "open a page that labels photos, the camera and videos",
     "push": "share weights on the Hugging Face hub, with their card",
