@@ -75,8 +75,8 @@ def export(
     network = fuse(model)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    table = {"model": json.loads(description.to_json()), "io": io, "size": size, "precision": "float32"}
-    text = json.dumps(table, ensure_ascii=False)
+    about = {"model": json.loads(description.to_json()), "io": io, "size": size, "precision": "float32"}
+    text = json.dumps(about, ensure_ascii=False)
     program = trace(network, io=io, preprocessing=description.preprocessing, size=size)
     stem = f"{name}.image" if io == "image" else name
     done = []
@@ -89,8 +89,8 @@ def export(
         for file in sorted(Path(temporary).iterdir()):
             shutil.move(file, folder / file.name)
     for each in done:
-        checks = [dataclasses.asdict(check) for check in each.checks]
-        report = {"file": each.path.name, "torch": torch.__version__, "checks": checks}
+        table = [dataclasses.asdict(check) for check in each.checks]
+        report = {"file": each.path.name, "torch": torch.__version__, "checks": table}
         with atomic_write(each.path.with_name(each.path.name + ".json")) as file:
             file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return done
