@@ -49,13 +49,12 @@ def export(
     path = find_weights(weights)
     model = load(weights, device="cpu")
     formats = FORMATS if format == "all" else (format,)
-    for kind in formats:
-        for each in write(model, folder, name=path.stem, formats=(kind,), io=io, size=fixed):
-            print(f"{each.path}\n{'size':>12}{'batch':>7}{'deviation':>12}{'equal labels':>15}")
-            for check in each.checks:
-                deviation = "" if check.deviation is None else f"{check.deviation:.1e}"
-                place = f"{check.size[0]}x{check.size[1]}"
-                print(f"{place:>12}{check.batch:>7}{deviation:>12}{check.equal_labels:>15.6%}")
+    for each in write(model, folder, name=path.stem, formats=formats, io=io, size=fixed):
+        print(f"{each.path}\n{'size':>12}{'batch':>7}{'deviation':>12}{'equal labels':>15}")
+        for check in each.checks:
+            deviation = "" if check.deviation is None else f"{check.deviation:.1e}"
+            place = f"{check.size[0]}x{check.size[1]}"
+            print(f"{place:>12}{check.batch:>7}{deviation:>12}{check.equal_labels:>15.6%}")
     print("deviation: largest difference of a logit from PyTorch's, in standard deviations of the logits")
     return 0
 

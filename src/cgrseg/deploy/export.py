@@ -75,8 +75,8 @@ def export(
     network = fuse(model)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    table = {"model": json.loads(description.to_json()), "io": io, "size": size, "precision": "float32"}
-    text = json.dumps(table, ensure_ascii=False)
+    about = {"model": json.loads(description.to_json()), "io": io, "size": size, "precision": "float32"}
+    text = json.dumps(about, ensure_ascii=False)
     program = trace(network, io=io, preprocessing=description.preprocessing, size=size)
     stem = f"{name}.image" if io == "image" else name
     done = []
@@ -89,7 +89,8 @@ def export(
         for file in sorted(Path(temporary).iterdir()):
             shutil.move(file, folder / file.name)
     for each in done:
-        report = {"file": each.path.name, "torch": torch.__version__, "checks": [dataclasses.asdict(c) for c in each.checks]}
+        table = [dataclasses.asdict(check) for check in each.checks]
+        report = {"file": each.path.name, "torch": torch.__version__, "checks": table}
         with atomic_write(each.path.with_name(each.path.name + ".json")) as file:
             file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return done
@@ -126,7 +127,7 @@ WRITERS: dict[str, Any] = {"onnx": _write_onnx, "openvino": _write_openvino, "to
 
 def _require_exporter() -> None:
     try:
-        import onnx  # type: ignore[import-untyped]  # noqa: F401
-        import onnxscript  # type: ignore[import-untyped]  # noqa: F401
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(f'{error.name} is not installed: pip install "cgrseg[onnx]"') from error

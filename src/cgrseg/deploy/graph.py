@@ -31,6 +31,9 @@ class PictureNetwork(nn.Module):
     Shape: photos uint8 [B, H, W, 3] RGB -> class ids [B, H, W], uint8 to 256 classes, else int32.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, *, network: FusedCGRSeg, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network, self.multiple = network, preprocessing.pad_multiple
@@ -48,7 +51,9 @@ class PictureNetwork(nn.Module):
         return padded[:, :, :height, :width].argmax(1).to(self.dtype)
 
 
-def trace(network: FusedCGRSeg, *, io: Io = "tensor", preprocessing: Preprocessing, size: Size | None) -> ExportedProgram:
+def trace(
+    network: FusedCGRSeg, *, io: Io = "tensor", preprocessing: Preprocessing, size: Size | None = None
+) -> ExportedProgram:
     """Trace a folded network.
 
     Args:
@@ -66,7 +71,7 @@ def trace(network: FusedCGRSeg, *, io: Io = "tensor", preprocessing: Preprocessi
         )
     batch, height, width = (TRACED[0], *(size or TRACED[1:]))
     free = None if size else Dim.DYNAMIC
-    with quiet(), torch.no_grad(), symbolic.patch(backed_size_oblivious=True):
+    with quiet(), torch.no_grad(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         if io == "image":
             model: nn.Module = PictureNetwork(network=network, preprocessing=preprocessing).eval()
             example = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
