@@ -27,6 +27,7 @@ VERBS = {
     "info": "print what a model or a weights file holds and costs",
     "tables": "print the paper's tables with our numbers beside them",
     "figures": "draw the paper's figures from its numbers and your weights",
+    "study": "train a grid of arms and seeds and judge claims by it",
     "convert": "turn foreign weights into a weights file of ours",
     "app": "open a page that labels photos, the camera and videos",
     "push": "share weights on the Hugging Face hub, with their card",
