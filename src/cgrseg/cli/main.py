@@ -30,6 +30,7 @@ VERBS = {
     "figures": "draw the paper's figures from its numbers and your weights",
     "check-data": "find what is wrong with a dataset before training does",
     "convert-masks": "turn masks in colours into masks of class ids",
+    "study": "train a grid of arms and seeds and judge claims by it",
     "convert": "turn foreign weights into a weights file of ours",
     "app": "open a page that labels photos, the camera and videos",
     "push": "share weights on the Hugging Face hub, with their card",
