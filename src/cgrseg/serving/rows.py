@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 ROWS = 256  # photos in a block of paths: the unit that is done again when a worker dies
+READERS = 4  # at once; they take no core, so that models may have all of them without a deadlock
 SCHEMA = pa.schema([("name", pa.string()), ("path", pa.string())])
 
 
@@ -47,13 +48,15 @@ def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
     files = [part for source in sources for part in _parts(source, f".{kind}")]
     if kind == "tar":
         tars = ray.data.from_items([{"tar": file} for file in files], override_num_blocks=len(files))
-        return tars.flat_map(members)
+        return tars.flat_map(members, num_cpus=0, concurrency=READERS)
     column = _column(files[0])
     wanted = ["name", "bytes"] if column == "bytes" else ["path"]
     storage = Storage(files[0])
     paths = [Storage(file).root for file in files]
-    dataset = ray.data.read_parquet(paths, columns=wanted, filesystem=storage.files)
-    return dataset if column == "bytes" else dataset.map_batches(_name_by_path, batch_format="pyarrow")
+    dataset = ray.data.read_parquet(paths, columns=wanted, filesystem=storage.files, num_cpus=0, concurrency=READERS)
+    if column == "bytes":
+        return dataset
+    return dataset.map_batches(_name_by_path, batch_format="pyarrow", num_cpus=0, concurrency=READERS)
 
 
 def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:

@@ -35,6 +35,7 @@ from .metrics import Metrics
 from .protocol import ImpatientProtocol
 from .watching import Watching
 
+STARTING = 120  # seconds that a worker process may be silent: importing torch alone can take twenty
 BACKLOG = 1024  # connections that the kernel may hold for us
 BEARER = HTTPBearer(auto_error=False)
 PHOTO = {"type": "string", "format": "binary"}
@@ -254,6 +255,7 @@ def make_carrier(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Co
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_worker_healthcheck=STARTING,
         timeout_graceful_shutdown=int(config.limits.seconds + config.limits.read_seconds + 5),
     )
 
