@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,11 +233,14 @@ def test_two_weights_stand_beside_each_other(page: Any) -> None:
 
 def test_a_comparison_counts_agreement_by_name() -> None:
     model = build("cgrseg_n", num_classes=2)
+    model.labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
     photo = np.zeros((64, 64, 3), np.uint8)
     left = Segmenter(model)(photo)
     right = Segmenter(model)(photo)
     left.labels[:], right.labels[:32], right.labels[32:] = 0, 0, 1
-    assert "same class on 50.0% of the photo" in comparison("one", left, "other", right)
+    text = comparison("one", left, "a<i>b", right)
+    assert "same class on 50.0% of the photo" in text
+    assert "&lt;b&gt;sky&lt;/b&gt;</td><td>100.0%</td><td>50.0%" in text and "<i>" not in text
 
 
 def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> None:
@@ -254,6 +258,13 @@ def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> N
 def test_wrong_weights_are_one_line_before_the_page_opens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", "--weights", "cgrseg_t-ccp13"]) == 2
     assert "did you mean 'cgrseg_t-ccp12'?" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["app", "--weights", str(other), "--device", "cpu", "--port", str(port)]) == 2
+    assert f"127.0.0.1:{port} can't be listened at (Address already in use): choose another" in capsys.readouterr().err
 
 
 def test_two_files_of_one_name_are_refused(other: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,10 +61,15 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = Fals
     """Serve the page; returns its address, at once where `block` is False.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the address can't be listened at, as where the port is taken.
     """
     font, mono = SYSTEM_FONTS
     theme = gr.themes.Base(primary_hue="teal", font=font, font_mono=mono)
+    if port is not None:  # Gradio's own message speaks of its settings
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as error:
+            raise OSError(f"{host}:{port} can't be listened at ({error.strerror}): choose another") from error
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -257,7 +263,7 @@ def told(upload: str | None = None) -> Iterator[None]:
         text = " ".join(str(error).split())
         if upload is not None:  # the visitor knows the file's name, not where the server keeps it
             text = text.replace(f"{Path(upload).parent}{os.sep}", "")
-        raise gr.Error(html.escape(text), duration=20, print_exception=False) from error
+        raise gr.Error(html.escape(text, quote=False), duration=20, print_exception=False) from error
 
 
 def _photo_input(name: str) -> gr.Image:
