@@ -93,12 +93,19 @@ class Report:
         """What a run survives but its owner should know."""
         return tuple(finding.message for finding in self.findings if not finding.ruins)
 
-    def refuse_errors(self) -> None:
-        """Raise ValueError with the first error and the number of the others, if there is one."""
-        if self.errors:
-            more = len(self.errors) - 1
+    def refuse_errors(self, *, unreadable: int = 0) -> None:
+        """Raise ValueError with the first error and the number of the others, if there is one.
+
+        Args:
+            unreadable: up to so many files that can't be decoded are let through.
+        """
+        undecoded = [found.message for found in self.findings if found.kind.startswith("unreadable")]
+        allowed = undecoded if len(undecoded) <= unreadable else []
+        errors = [error for error in self.errors if error not in allowed]
+        if errors:
+            more = len(errors) - 1
             others = f" (and {more} more: `cgrseg check-data {self.root}` lists them)" if more else ""
-            raise ValueError(self.errors[0] + others)
+            raise ValueError(errors[0] + others)
 
     def text(self, *, limit: int = 10) -> str:
         """Tables of splits and classes, then the findings by kind.

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from cgrseg.data.datasets import open_dataset
-from cgrseg.data.inspect import class_shares
+from cgrseg.data.inspect import class_shares, quick_check
 from cgrseg.data.labelled import Samples
 from cgrseg.data.sampling import StepSampler
 from cgrseg.data.synthetic import Synthetic
@@ -142,11 +142,13 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 def make_data(config: TrainConfig) -> Data:
-    """Open the splits.
+    """Check the dataset quickly and open its splits.
 
     Raises:
-        FileNotFoundError, ValueError: the dataset is not what `config.format` says.
+        FileNotFoundError, ValueError: the dataset is not what `config.format` says, or would ruin the run.
     """
+    if config.data is not None:
+        quick_check(config.data, config.format).refuse_errors(unreadable=config.skip_limit)
     splits: dict[str, Samples] = {}
     for split in ("train", "val", "test"):
         if config.data is None:
