@@ -121,10 +121,17 @@ def test_masks_in_colours_are_told_from_anti_aliased_ones(squares: Path) -> None
     picture.resize((53, 41), Image.Resampling.BICUBIC).resize(picture.size, Image.Resampling.BICUBIC).save(path)
     report = inspect(squares)
     (plain,) = found(report, "masks in colours")
-    assert "mode RGB" in plain and "2 colours (#000000, #ff0000)" in plain and "convert-masks" in plain
+    assert "mode RGB, colours #000000, #ff0000" in plain and "convert-masks" in plain
     (smooth,) = found(report, "anti-aliased masks")
     assert "1.png" in smooth and "only along borders" in smooth
     assert len(report.errors) == 2
+
+
+def test_masks_that_are_all_in_colours_are_not_called_empty_as_well(squares: Path) -> None:
+    for path in (squares / "masks").rglob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    report = inspect(squares)
+    assert len(report.errors) == len(found(report, "masks in colours")) == 10 and report.warnings == ()
 
 
 def test_ids_smeared_by_interpolation_are_recognised_inside_and_outside_the_class_list(squares: Path) -> None:

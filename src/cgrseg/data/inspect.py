@@ -193,14 +193,16 @@ def _about_classes(splits: Sequence[SplitReport], listing: Listing, *, complete:
     labels = listing.labels
     assert labels is not None
     for split in splits:
+        if not split.pixels.any() and not split.ignored:
+            continue  # no mask could be read, which is said already
         held = [name for name, count in zip(labels.names, split.pixels, strict=True) if count]
-        if split.name == "train" and split.checked and len(held) < 2 <= len(labels):
+        if split.name == "train" and len(held) < 2 <= len(labels):
             only = f"the one class {held[0]}" if held else "no class"
             also = f", the rest of the pixels ({split.ignore_share:.1%}) is ignored" if split.ignored else ""
             cure = "there is nothing to tell apart; 255 means ignored: if it marks a class, run `cgrseg convert-masks`"
             yield Finding("classes", f"the train masks looked at hold {only}{also}: {cure}")
             continue
-        if not complete or not split.checked:
+        if not complete:
             continue
         absent = [name for name in labels.names if name not in held]
         if absent:

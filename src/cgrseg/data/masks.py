@@ -80,6 +80,6 @@ def color_problem(path: Path) -> tuple[str, str]:
     shown = ", ".join(color_name(int(code)) for code in found[np.argsort(-counts, kind="stable")][:6])
     return (
         "masks in colours",
-        f"mask {path} is a colour picture (mode {mode}) with {len(found)} colours ({shown}"
+        f"mask {path} is a colour picture (mode {mode}, colours {shown}"
         f"{', …' if len(found) > 6 else ''}): `cgrseg convert-masks` makes class ids of them",
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cgrseg.inference.render import INK, PAPER, with_legend
+from cgrseg.inference.render import INK, PAPER, Entry, with_legend
 from cgrseg.labels import LabelSpace
 
 from .labelled import Ids, Samples, to_class_ids
@@ -33,6 +33,7 @@ def contact_sheet(splits: Sequence[Samples], *, each: int = 6) -> Image.Image:
     """
     labels = splits[0].labels
     totals = np.zeros(len(labels), np.int64)
+    ignored = 0
     rows: list[Image.Image] = []
     for samples in splits:
         pairs = _pick(samples, each)
@@ -42,7 +43,9 @@ def contact_sheet(splits: Sequence[Samples], *, each: int = 6) -> Image.Image:
         cells = []
         for photo, ids in pairs:
             small, overlay = _thumbnails(photo, ids, labels)
-            totals += np.bincount(ids[ids != labels.ignore_index], minlength=len(labels))
+            labelled = ids[ids != labels.ignore_index]
+            totals += np.bincount(labelled, minlength=len(labels))
+            ignored += ids.size - labelled.size
             cells.append(_beside([small, overlay], gap=0))
         rows += [_beside(cells[start : start + COLUMNS], gap=2 * GAP) for start in range(0, len(cells), COLUMNS)]
     if not rows:
@@ -54,7 +57,10 @@ def contact_sheet(splits: Sequence[Samples], *, each: int = 6) -> Image.Image:
         top += row.height + GAP
     shares = totals / max(int(totals.sum()), 1)
     order = [int(place) for place in np.argsort(-shares, kind="stable") if totals[place]]
-    return with_legend(page, [(labels.names[k], labels.colors[k], float(shares[k])) for k in order])
+    entries: list[Entry] = [(labels.names[k], labels.colors[k], float(shares[k])) for k in order]
+    if ignored:
+        entries.append(("hatched: ignored", None, ignored / (ignored + int(totals.sum()))))
+    return with_legend(page, entries)
 
 
 def _pick(samples: Samples, each: int) -> list[tuple[Image.Image, Ids]]:
@@ -99,6 +105,7 @@ def _beside(pictures: Sequence[Image.Image], *, gap: int) -> Image.Image:
 
 
 def _title(text: str) -> Image.Image:
-    page = Image.new("RGB", (COLUMNS * 2 * CELL, TITLE), PAPER)
-    ImageDraw.Draw(page).text((GAP, TITLE // 2), text, INK, ImageFont.load_default(16), anchor="lm")
+    font = ImageFont.load_default(16)
+    page = Image.new("RGB", (round(font.getlength(text)) + 2 * GAP, TITLE), PAPER)
+    ImageDraw.Draw(page).text((GAP, TITLE // 2), text, INK, font, anchor="lm")
     return page
