@@ -122,7 +122,12 @@ def test_a_killed_worker_loses_nothing_row_by_row(tmp_path: Path, weights: Path,
             killed.append(pid := labeller_pid())
             os.kill(pid, signal.SIGKILL)
 
-    options: dict[str, Any] = {"weights": str(weights), "kinds": ("parquet",), "workers": 1, "device": "cpu"}
+    options: dict[str, Any] = {
+        "weights": str(weights),
+        "kinds": ("parquet",),
+        "workers": 2,
+        "device": "cpu",
+    }  # all cores
     disturbed = label_on_cluster([str(tmp_path / "in")], out=str(tmp_path / "a"), progress=kill_one, **options)
     assert killed and disturbed.photos == count - parts and disturbed.failed == parts
     undisturbed = make_labeller(weights, tmp_path / "b", batch=1)
@@ -175,7 +180,7 @@ def test_tars_give_their_photos_under_names_of_their_own(tmp_path: Path) -> None
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    rows = list(members({"tar": str(tmp_path / "shard-0.tar")}))
+    rows = list(members({"file": str(tmp_path / "shard-0.tar")}))
     assert rows == [{"name": "shard-0/x/1.png", "bytes": photo(1)}, {"name": "shard-0/2.JPG", "bytes": photo(2)}]
 
 

@@ -83,11 +83,12 @@ def label_on_cluster(
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpu = device.startswith("cuda") or (device == "auto" and there.get("GPU", 0) > 0)
     room = max(int(there.get("GPU" if gpu else "CPU", 1)), 1)
+    shipped = ray.put(content)  # held here: a worker that is started again still finds it
     models = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1, max_size=room)
     dataset = read_rows(sources, out=out, rows=rows).map_batches(
         Labeller,
         fn_constructor_kwargs={
-            "weights": content,
+            "weights": shipped,
             "out": out,
             "kinds": tuple(kinds),
             "batch": batch,

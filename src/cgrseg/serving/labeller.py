@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from cgrseg.inference import render
 from cgrseg.inference.photos import read_photo_bytes
@@ -51,7 +52,7 @@ class Labeller:
     names in it, so that a block which is done again, because its worker died, replaces itself.
 
     Args:
-        weights: the content of the weights file.
+        weights: the content of the weights file, or Ray's reference to it.
         out: folder or URL of the outputs.
         kinds: of overlay, mask, confidence (files for each photo) and parquet (a table for each block).
         batch: photos of equal padded size that go through the network together.
@@ -62,7 +63,7 @@ class Labeller:
     def __init__(
         self,
         *,
-        weights: bytes,
+        weights: bytes | ray.ObjectRef[bytes],
         out: str,
         kinds: Sequence[str],
         batch: int,
@@ -71,9 +72,10 @@ class Labeller:
         done: np.ndarray[Any, np.dtype[np.uint64]],
     ) -> None:
         self.out, self.kinds, self.batch, self.done = Storage(out), kinds, batch, done
+        content = weights if isinstance(weights, bytes) else ray.get(weights)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "weights.safetensors")
-            path.write_bytes(weights)
+            path.write_bytes(content)
             self.segmenter = Segmenter(path, device=device, short_side=short_side)
 
     def __call__(self, block: pa.Table) -> pa.Table:

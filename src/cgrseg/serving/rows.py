@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 ROWS = 256  # photos in a block of paths: the unit that is done again when a worker dies
-READERS = 4  # at once; they take no core, so that models may have all of them without a deadlock
+# At once. They take no core, so that models may have all of them; Ray's own reader of Parquet takes one that it never
+# gets when all are taken.
+READERS = 4
 SCHEMA = pa.schema([("name", pa.string()), ("path", pa.string())])
 
 
@@ -46,17 +48,11 @@ def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
         table = photo_table(sources, out=out)
         return ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(table), rows)])
     files = [part for source in sources for part in _parts(source, f".{kind}")]
+    listed = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     if kind == "tar":
-        tars = ray.data.from_items([{"tar": file} for file in files], override_num_blocks=len(files))
-        return tars.flat_map(members, num_cpus=0, concurrency=READERS)
-    column = _column(files[0])
-    wanted = ["name", "bytes"] if column == "bytes" else ["path"]
-    storage = Storage(files[0])
-    paths = [Storage(file).root for file in files]
-    dataset = ray.data.read_parquet(paths, columns=wanted, filesystem=storage.files, num_cpus=0, concurrency=READERS)
-    if column == "bytes":
-        return dataset
-    return dataset.map_batches(_name_by_path, batch_format="pyarrow", num_cpus=0, concurrency=READERS)
+        return listed.flat_map(members, num_cpus=0, concurrency=READERS)
+    _check_columns(files[0])
+    return listed.map_batches(table_rows, batch_size=1, batch_format="pyarrow", num_cpus=0, concurrency=READERS)
 
 
 def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
@@ -90,13 +86,25 @@ def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
 
 def members(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The photos of one tar, named by the tar and their place in it."""
-    stem = PurePosixPath(row["tar"]).stem
-    with tarfile.open(fileobj=BytesIO(Storage(row["tar"]).read())) as tar:
+    stem = PurePosixPath(row["file"]).stem
+    with tarfile.open(fileobj=BytesIO(Storage(row["file"]).read())) as tar:
         for member in tar:
             if member.isfile() and PurePosixPath(member.name).suffix.lower() in PHOTO_SUFFIXES:
                 content = tar.extractfile(member)
                 assert content is not None
                 yield {"name": f"{stem}/{member.name}", "bytes": content.read()}
+
+
+def table_rows(batch: pa.Table) -> Iterator[pa.Table]:
+    """The rows of Parquet files, a part at a time: name and bytes as they are, or paths and names made of them."""
+    for file in batch.column("file").to_pylist():
+        storage = Storage(file)
+        with storage.files.open_input_file(storage.root) as opened:
+            parquet = pq.ParquetFile(opened)
+            stored = {"name", "bytes"} <= set(parquet.schema_arrow.names)
+            for part in parquet.iter_batches(ROWS, columns=["name", "bytes"] if stored else ["path"]):
+                table = pa.Table.from_batches([part])
+                yield table if stored else _name_by_path(table)
 
 
 def _kind(source: str) -> str:
@@ -124,14 +132,11 @@ def _parts(source: str, suffix: str) -> list[str]:
     return [f"{source.rstrip('/')}/{name}" for name in storage.names() if name.endswith(suffix)]
 
 
-def _column(file: str) -> str:
+def _check_columns(file: str) -> None:
     storage = Storage(file)
     names = pq.read_schema(storage.root, filesystem=storage.files).names
-    if "path" in names and "bytes" not in names:
-        return "path"
-    if "bytes" in names and "name" in names:
-        return "bytes"
-    raise ValueError(f"{file} has the columns {', '.join(names)}: it needs path, or name and bytes")
+    if "path" not in names and not {"name", "bytes"} <= set(names):
+        raise ValueError(f"{file} has the columns {', '.join(names)}: it needs path, or name and bytes")
 
 
 def _name_by_path(table: pa.Table) -> pa.Table:
