@@ -21,7 +21,7 @@ from .labelmap import label_map
 from .resizing import Resized, resized
 from .windows import Window, blended
 
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's multi-scale test
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's, on Pascal Context
 BAND_VALUES = 1 << 23  # floats that one band of full-size logits may hold
 
 

@@ -168,13 +168,13 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
     if config.init is not None:
         report = start_from(network, config.init)
         fabric.print(f"started from {config.init}: {report}")
-    if config.freeze == "encoder":
-        network.encoder.requires_grad_(False)
     if fabric.world_size > 1:
         synchronise(network, on_cpu=fabric.device.type == "cpu")
     if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     network = network.to(fabric.device).train()
+    if config.freeze == "encoder":
+        network.encoder.requires_grad_(False).eval()  # its running statistics stay, too
     if config.precision == "fp64":
         network = network.double()
     average = None if config.optim.ema is None else moving_average(network, config.optim.ema)

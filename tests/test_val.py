@@ -1,0 +1,114 @@
+"""`cgrseg val` prints the scores that evaluation gives, writes a report, and says in one line what does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import cgrseg
+from cgrseg.cli.main import main
+from cgrseg.data.datasets import open_dataset
+from cgrseg.evaluation.evaluate import evaluate
+from cgrseg.labels import LabelSpace
+from cgrseg.preprocessing import Preprocessing
+from cgrseg.weights.artifact import save
+
+
+def write_weights(path: Path, labels: LabelSpace | None) -> Path:
+    torch.manual_seed(0)
+    model = cgrseg.create_model("cgrseg_n", num_classes=2 if labels is None else len(labels))
+    save(model, path, labels=labels, preprocessing=Preprocessing(short_side=48))
+    return path
+
+
+def named(*names: str) -> LabelSpace:
+    return LabelSpace(names=names, colors=LabelSpace.numbered(len(names)).colors)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return write_weights(tmp_path / "best.safetensors", named("ground", "square"))
+
+
+def val(weights: Path, data: Path, *more: str) -> int:
+    return main(["val", "--weights", str(weights), "--data", str(data), *more])
+
+
+def test_val_prints_the_scores_and_writes_the_report(
+    weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    assert val(weights, squares, "--out", str(out)) == 0
+    said = capsys.readouterr().out
+    model = cgrseg.load(weights)
+    scores = evaluate(model, open_dataset(squares, "test"), model.preprocessing)
+    assert f"mIoU {100 * scores.mean_iou():.2f} %" in said and "2 photos of test" in said and str(out) in said
+    table = json.loads((out / "scores.json").read_text())
+    assert table["miou"] == scores.mean_iou() and table["split"] == "test" and table["mode"] == "whole"
+    assert str(tmp_path) not in (out / "scores.json").read_text()  # a report tells nobody's folders
+    assert len(list((out / "worst").iterdir())) == 2
+
+
+def test_val_takes_every_mode_and_another_split(
+    weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (["--tta"], ["--mode", "slide", "--window", "48"], ["--mode", "slide-cosine", "--window", "48"]):
+        assert val(weights, squares, "--split", "val", *more) == 0
+        said = capsys.readouterr().out
+        assert "2 photos of val" in said and more[-1].strip("-") in said
+    (squares / "images" / "test").rename(squares / "elsewhere")
+    assert val(weights, squares) == 0
+    assert "2 photos of val" in capsys.readouterr().out  # test where there is one, else val
+
+
+def test_numbered_classes_need_only_agree_in_number(weights: Path, squares: Path, tmp_path: Path) -> None:
+    assert val(write_weights(tmp_path / "numbered.safetensors", None), squares) == 0
+    (squares / "classes.json").unlink()
+    assert val(weights, squares) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("ground", "square", "circle"), "tells 3 classes apart, but"),
+        (("square", "ground"), "class 0 is 'square' in"),
+    ],
+)
+def test_other_classes_are_one_line(
+    names: tuple[str, ...], message: str, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert val(write_weights(tmp_path / "other.safetensors", named(*names)), squares) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cgrseg: ") and error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--tta", "--mode", "slide"], "leave out --tta or --mode slide"),
+        (["--mode", "slide", "--window", "8"], "--window is 8"),
+        (["--mode", "slides"], "--mode takes whole or slide or slide-cosine or tta"),
+        (["--split", "elsewhere"], "--split takes train or val or test"),
+        (["--out", "{weights}"], "is a file: name a folder"),
+        (["--data", "elsewhere"], "no folder elsewhere"),
+        (["--weights", "elsewhere.safetensors"], "elsewhere.safetensors"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_bad_input_is_one_line(
+    more: list[str], message: str, weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert val(weights, squares, *(word.format(weights=weights) for word in more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cgrseg: ") and error.count("\n") == 1 and message in error
+
+
+def test_the_bundled_weights_score_what_their_card_says(shared: Path) -> None:
+    model = cgrseg.load("cgrseg_t-ccp12", device="cpu")
+    samples = open_dataset(shared / "data" / "ccp", "test")
+    assert samples.labels.names == model.labels.names
+    scores = evaluate(model, samples, model.preprocessing, indices=[0, 70], progress=False)
+    assert scores.confusion.accuracy() > 0.7  # 87 % over all 200; two photos see that nothing is crossed
