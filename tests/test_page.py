@@ -47,6 +47,13 @@ FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
 PATIENCE = 60_000  # milliseconds: a busy machine is slow
 
 
+@pytest.fixture(autouse=True)
+def forgiving() -> Iterator[None]:
+    """Collect what Gradio left open here, where it is forgiven, and not in a later test of another file."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights with other classes: a place called <b>sky</b>, which the page must not take for markup."""
@@ -65,7 +72,6 @@ def address(other: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     page = make_page(Choices(["cgrseg_t-ccp12", str(other)], device="cpu", short_side=96))
     yield launch(page, host="127.0.0.1", port=None, block=False)
     page.close()
-    gc.collect()  # here, where what Gradio left open is forgiven
     del os.environ["GRADIO_TEMP_DIR"]
 
 

@@ -69,7 +69,8 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = Fals
         try:
             socket.create_server((host, port)).close()
         except OSError as error:
-            raise OSError(f"{host}:{port} can't be listened at ({error.strerror}): choose another") from error
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(f"{host}:{port} can't be listened at ({reason}): choose another") from error
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
