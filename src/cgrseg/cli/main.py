@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Verb -> what it does. The verb `check-data` is the function `check_data` in `cgrseg/cli/check_data.py`.
 VERBS = {
-    "demo": "label a sample photo with the bundled weights",
+    "demo": "label a sample photo, then train a small model on drawn scenes",
     "train": "train a model on a folder of labelled photos",
     "val": "score weights on labelled photos: mIoU, tables, pictures",
     "predict": "label photos, folders of photos and videos",
