@@ -74,8 +74,10 @@ def verify(
             checks.append(check)
             off = check.deviation is not None and not check.deviation <= tolerance  # so that NaN fails, too
             if off or check.wrong_labels:
-                what = f"deviates by {check.deviation:.1e} of the logits' deviation" if off else (
-                    f"labels {check.wrong_labels} pixels otherwise"
+                what = (
+                    f"deviates by {check.deviation:.1e} of the logits' deviation"
+                    if off
+                    else (f"labels {check.wrong_labels} pixels otherwise")
                 )
                 raise ValueError(
                     f"{path.name} at {size[0]}x{size[1]}, batch {batch}, {what} than PyTorch: nothing was written; "
