@@ -114,7 +114,8 @@ def test_the_command_writes_png_and_svg_at_a_columns_width(
     png, svg = tmp_path / "out" / f"{name}.png", tmp_path / "out" / f"{name}.svg"
     assert capsys.readouterr().out.split() == [str(png), str(svg)]
     columns = 2 if name == "predictions" else 1
-    assert Image.open(png).width == columns * 3.5 * 300
+    with Image.open(png) as picture:
+        assert picture.width == columns * 3.5 * 300
     text = svg.read_text()
     assert "<text" in text  # letters, not outlines, so that they can be searched
     assert {"frontier": "CGRSeg-L", "predictions": "truth", "classes.0": "square"}.get(name, "axial sum") in text

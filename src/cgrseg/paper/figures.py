@@ -115,7 +115,7 @@ def _over_operations(axes: Any, measured: Sequence[Measured]) -> None:
 
 # Where a name would stand on another.
 TO_THE_LEFT = ("LRFormer-T", "Seaformer-L", "PEM-STDC2", "SegNeXt-S", "SegNeXt-T", "FeedFormer-B0", "FeedFormer-B2")
-BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": 2}
+BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": -8}
 
 
 def _over_latency(axes: Any, speeds: Mapping[Any, float]) -> None:
@@ -156,7 +156,7 @@ def attention(photo: Photo, stages: Stages, layer: str) -> Figure:
             ("vertical strip", stages.vertical),
             ("attention", stages.attention),
         ]
-        columns = 2 if width > 0.8 * height else 3
+        columns = 2 if width > height else 3
         rows = -(-len(panels) // columns)
         figure = _figure(rows * (COLUMN / columns * height / width + 0.36))
         places = list(figure.subplots(rows, columns, squeeze=False).flat)
