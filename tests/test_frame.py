@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,15 +122,23 @@ INSTANT = {"import cgrseg": "0", "cgrseg --help": "main(['--help'])"} | {
 }
 
 
+def processor_seconds() -> float:
+    """Of all finished children: on a machine that others use, the clock on the wall also shows what they do."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("what", INSTANT)
 def test_help_and_import_are_instant_and_leave_torch_alone(what: str) -> None:
     door = "import cgrseg" if what == "import cgrseg" else "from cgrseg.cli.main import main"
     code = f"import sys\n{door}\ncode = {INSTANT[what]}\nsys.exit('torch' if 'torch' in sys.modules else code)"
     best = 60.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = processor_seconds()
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, processor_seconds() - start)
+        if best < 0.6:
+            break
     assert best < 0.6, f"{what} takes {best:.2f} s at best"
 
 
