@@ -9,9 +9,9 @@ def check_data(folder: str, *, format: Format = "folder", out: str | None = None
     """Open every photo and mask of a dataset and list all that is wrong, with file, value and cure.
 
     Prints counts, sizes and the share of each class. The exit code is 1 where something would ruin a run:
-    photos without a mask, files that can't be read, masks of another size, in colours or smoothed, ids outside
-    the class list, photos that are in more than one split. Warnings (unused files, absent classes, copies
-    within a split) leave it 0.
+    photos without a mask, files that can't be read, masks of another size or in colours, ids outside the class
+    list, photos that are in more than one split. Warnings (unused files, absent classes, masks that look
+    smoothed, copies within a split) leave it 0.
 
     Args:
         folder: the dataset
