@@ -259,9 +259,7 @@ def test_what_cannot_be_pushed_is_one_line(
     assert words in error and error.count("\n") == 1 and hub.seen == []
 
 
-def test_a_refused_push_says_how_to_log_in(
-    hub: FakeHub, weights: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_push_says_how_to_log_in(hub: FakeHub, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub.refuses = True
     assert push(weights) == 2
     assert "me/street can't be written on the Hugging Face hub (status 401): log in with" in capsys.readouterr().err

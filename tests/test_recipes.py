@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,34 @@ def test_a_configuration_survives_its_yaml() -> None:
     other = dataclasses.replace(config, seed=1)
     with pytest.raises(ValueError, match="a run with seed 0, not 1"):
         other.refuse_other(config.to_dict(), Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "samples"),
+    [
+        ("ade20k-t", "ade20k/ADEChallengeData2016"),
+        ("coco-stuff164k-t", "coco_stuff/coco_stuff164k"),
+        ("coco-stuff10k-t", "coco_stuff/coco_stuff10k_REBUILT"),
+        ("pascal-context-t", "pascal_context/REBUILT"),
+    ],
+)
+def test_a_recipe_of_the_paper_trains_two_steps_on_samples_of_its_dataset(
+    recipe: str, samples: str, shared: Path, tmp_path: Path
+) -> None:
+    data = shared / "data" / "format_samples" / samples
+    if recipe == "ade20k-t":  # its samples are of the val split alone
+        for side in ("images", "annotations"):
+            (tmp_path / "ade" / side).mkdir(parents=True)
+            for split in ("training", "validation"):
+                (tmp_path / "ade" / side / split).symlink_to(data / side / "validation")
+        data = tmp_path / "ade"
+    path = next(path for path in RECIPES if path.stem == recipe)
+    config = read(
+        *("--config", str(path), "--data", str(data), "--out", str(tmp_path / "run")),
+        *("--model", "cgrseg_n", "--init", "null", "--steps", "2", "--batch", "2", "--workers", "0"),
+        *("--augment.crop", "64", "--augment.resize_to", "[256,64]", "--log_every", "1"),
+    )
+    assert train(config=config) == 0
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
+    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+    assert (tmp_path / "run" / "best.safetensors").is_file()

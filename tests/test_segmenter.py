@@ -287,12 +287,6 @@ def test_a_photo_of_a_batch_does_not_keep_the_batch_alive(segmenter: Segmenter) 
     assert first.logits.untyped_storage().nbytes() == first.logits.nbytes
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "tensorflow"])
-def test_another_runtime_is_refused_with_the_ones_there_are(runtime: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{runtime}'.*torch"):
-        Segmenter(make_model(), runtime=runtime)
-
-
 def test_a_class_list_of_another_length_is_refused() -> None:
     model = make_model()
     model.labels = LabelSpace(names=NAMES[:4], colors=COLORS[:4])

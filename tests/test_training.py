@@ -15,7 +15,8 @@ from PIL import Image
 
 import cgrseg
 from cgrseg.cli.main import main
-from cgrseg.training import loop
+from cgrseg.data.report import Report
+from cgrseg.training import loop, setup
 from cgrseg.training.checkpoint import RunFolder
 from cgrseg.training.config import OptimConfig, TrainConfig
 from cgrseg.weights.artifact import save
@@ -66,7 +67,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers_and_another_s
         ("no masks", "masks/train"),
         ("no mask", "0.png has no mask"),
         ("large id", "holds class 9, but classes.json ends at 1"),
-        ("colours", "not colours"),
+        ("colours", "is a colour picture"),
         ("size", "but its photo is"),
         ("empty", "holds no photos"),
         ("one-class list", "holds class 1"),
@@ -145,8 +146,8 @@ def test_a_frozen_encoder_keeps_its_weights(squares: Path, tmp_path: Path) -> No
     first = str(tmp_path / "first" / "last.safetensors")
     assert train(squares, tmp_path / "second", "--init", first, "--freeze", "encoder") == 0
     before, after = cgrseg.load(first), cgrseg.load(tmp_path / "second" / "last.safetensors")
-    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
-        if name.startswith("encoder."):
+    for (name, old), new in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
+        if name.startswith("encoder."):  # weights and running statistics
             assert torch.equal(old, new), name
     assert not torch.equal(before.head.classifier.weight, after.head.classifier.weight)
 
@@ -180,13 +181,17 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_ten_in_a_row_stop_
 
 
 def test_unreadable_photos_are_replaced_and_named_up_to_the_limit(
-    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = squares / "images" / "train" / "3.png"
     photo.write_bytes(photo.read_bytes()[:500])  # the header is whole: only decoding finds out
     more = ["--loss.class_weights", "none", "--workers", "1"]
     assert train(squares, tmp_path / "run", *more) == 0
     assert "skipped" in (said := capsys.readouterr().err) and "3.png" in said
+    assert train(squares, tmp_path / "strict", *more, "--skip-limit", "0") == 2
+    assert "3.png is damaged or cut short" in capsys.readouterr().err and not (tmp_path / "strict").exists()
+    healthy = Report(squares, "folder", None)  # the file breaks, or is one that the quick check does not open
+    monkeypatch.setattr(setup, "quick_check", lambda *_: healthy)
     assert train(squares, tmp_path / "strict", *more, "--skip-limit", "0") == 2
     assert "1 pairs can't be read" in capsys.readouterr().err
 

@@ -71,8 +71,8 @@ def train_nano(run: Path) -> None:
         batch=8,
         augment=Augmentation(crop=96, resize_to=None, scale=(0.375, 0.75)),
         optim=OptimConfig(lr=3e-3),
-        val_every=STEPS // 5,
-        save_every=STEPS // 5,
+        val_every=STEPS // 3,
+        save_every=STEPS // 3,
     )
     card = fit(config, resume=True)
     print("\n  step  val mIoU")

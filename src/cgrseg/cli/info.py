@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from cgrseg.nn import ModelSpec
 
 # Parameters in M and "FLOPs" in G as the paper prints them.
-PAPER = {"cgrseg_t": ("9.4", "4.0"), "cgrseg_b": ("18.1", "7.6"), "cgrseg_l": ("35.7", "14.9")}
+PAPER = {
+    "cgrseg_t": ("9.4", "4.0"),
+    "cgrseg_b": ("18.1", "7.6"),
+    "cgrseg_l": ("35.7", "14.9"),
+    "segnext_t": ("4.3", "6.6"),
+    "segnext_s": ("13.9", "15.9"),
+}
 PAPER_CONDITIONS = "512x512, 150 classes"
 SIDES = range(32, 65536)  # the network needs 32 pixels; a JPEG holds no more than 65535
 FREE_FIELDS = ("num_classes", "dropout", "drop_path", "bias_mode")  # leave the architecture as it is

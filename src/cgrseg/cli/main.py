@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 # Verb -> what it does. The verb `check-data` is the function `check_data` in `cgrseg/cli/check_data.py`.
 VERBS = {
-    "demo": "label a sample photo with the bundled weights",
+    "demo": "label a sample photo, then train a small model on drawn scenes",
     "train": "train a model on a folder of labelled photos",
     "val": "score weights on labelled photos: mIoU, tables, pictures",
     "predict": "label photos, folders of photos and videos",
+    "export": "write weights as files for ONNX Runtime, OpenVINO and torch.export",
     "serve": "label photos behind an HTTP address",
     "info": "print what a model or a weights file holds and costs",
+    "tables": "print the paper's tables with our numbers beside them",
+    "figures": "draw the paper's figures from its numbers and your weights",
+    "check-data": "find what is wrong with a dataset before training does",
+    "convert-masks": "turn masks in colours into masks of class ids",
+    "study": "train a grid of arms and seeds and judge claims by it",
     "convert": "turn foreign weights into a weights file of ours",
     "app": "open a page that labels photos, the camera and videos",
     "push": "share weights on the Hugging Face hub, with their card",

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 
 def predict(
@@ -18,6 +19,8 @@ def predict(
     short_side: int | None = None,
     device: str = "auto",
     resume: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
 ) -> int:
     """Label photos and videos with trained weights.
 
@@ -30,15 +33,24 @@ def predict(
         sources: photos, videos, folders (with their sub-folders) or quoted globs
         weights: a weights file, or the name of weights that come with cgrseg
         out: folder for the pictures
-        save: what to write for each photo, joined by commas: overlay, mask, confidence (white is certain)
+        save: what to write for each photo, joined by commas: overlay, mask, confidence (white is certain); with
+            --engine ray also parquet, a table of masks, shares and confidence
         batch: photos of equal size that go through the network together; more suits a GPU
         short_side: resize photos for the network so that the shorter side has this many pixels, 0 for no
             resizing; default: what the weights say. What is written has the photo's own size
         device: auto, cpu, cuda or cuda:N
         resume: leave outputs that are already there, and label only what is missing
+        engine: local, or ray for the machines of a Ray cluster; it takes photos, folders, globs, Parquet tables
+            with a column path, or with name and bytes, and WebDataset tars, also by URL
+        workers: models that --engine ray runs at once, each on a core or a GPU; default: as many as there is room
     """
     from cgrseg.inference.sources import find_sources
 
+    if engine == "ray":
+        kinds = _kinds(save, more=("parquet",))
+        return _predict_on_cluster(sources, weights, out, kinds, batch, short_side, device, resume, workers)
+    if workers is not None:
+        raise ValueError(f"--workers {workers} belongs to --engine ray: leave it out, or add that")
     kinds = _kinds(save)
     if batch < 1:
         raise ValueError(f"--batch is {batch}: it must be at least 1")
@@ -80,13 +92,59 @@ def predict(
     return 1 if problems else 0
 
 
-def _kinds(save: str) -> list[str]:
+def _predict_on_cluster(
+    sources: list[str],
+    weights: str,
+    out: str,
+    kinds: list[str],
+    batch: int,
+    short_side: int | None,
+    device: str,
+    resume: bool,
+    workers: int | None,
+) -> int:
+    for flag, value in (("batch", batch), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} is {value}: it must be at least 1")
+    try:
+        from cgrseg.serving.cluster import label_on_cluster
+    except ImportError as error:
+        raise ValueError(f'--engine ray needs {error.name}: pip install "cgrseg[cluster]"') from error
+    from tqdm import tqdm
+
+    start = time.perf_counter()
+    with tqdm(unit="images") as progress:
+        summary = label_on_cluster(
+            sources,
+            weights=weights,
+            out=out,
+            kinds=kinds,
+            batch=batch,
+            short_side=short_side,
+            device=device,
+            workers=workers,
+            resume=resume,
+            progress=progress.update,
+        )
+    seconds = max(time.perf_counter() - start, 1e-9)
+    for problem in summary.errors:
+        print(f"failed: {problem}", file=sys.stderr)
+    more = summary.failed - len(summary.errors)
+    if more:
+        print(f"failed: {more} more, see {out}/manifest", file=sys.stderr)
+    there = f", {summary.there} were there already" if resume else ""
+    rate = summary.photos / seconds
+    print(f"{summary.photos} images in {seconds:.1f} s ({rate:.1f} images/s) -> {out}{there}")
+    return 1 if summary.failed else 0
+
+
+def _kinds(save: str, more: tuple[str, ...] = ()) -> list[str]:
     from cgrseg.inference.sources import PHOTO_OUTPUTS
 
     kinds = [kind.strip() for kind in save.split(",")]
     for kind in kinds:
-        if kind not in PHOTO_OUTPUTS:
-            raise ValueError(f"--save {save}: {kind!r} can't be saved: choose from {','.join(PHOTO_OUTPUTS)}")
+        if kind not in (*PHOTO_OUTPUTS, *more):
+            raise ValueError(f"--save {save}: {kind!r} can't be saved: choose from {','.join((*PHOTO_OUTPUTS, *more))}")
     return kinds
 
 

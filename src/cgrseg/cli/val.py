@@ -51,6 +51,7 @@ def val(
 
         _make_folder(out)
 
+    from dataclasses import asdict
     from time import perf_counter
 
     import cgrseg
@@ -71,7 +72,13 @@ def val(
     place = f"{len(samples)} photos of {samples.split} in {data}"
     print(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s\n\n{text_table(scores)}")
     if out is not None:
-        about = {"weights": Path(weights).name, "data": data.resolve().name, "split": samples.split, "mode": how}
+        about: dict[str, object] = {
+            "weights": Path(weights).name,
+            "data": data.resolve().name,
+            "split": samples.split,
+            "mode": how,
+        }
+        about |= {"format": format, "spec": asdict(model.spec)}  # by which `cgrseg tables` knows the row
         write_report(
             out,
             scores,

@@ -130,9 +130,8 @@ class Labelled:
         classes: Ids = self._table[raw if small else raw.astype(np.int64).clip(-1, len(self._table) - 1)]
         return classes
 
-    def id_problem(self, mask_path: Path, raw: Ids, classes: Ids) -> str:
-        """What to say of a mask with ids that the map says nothing about."""
-        wrong = np.unique(raw[classes < 0])
+    def id_problem(self, mask_path: Path, wrong: Ids) -> str:
+        """What to say of a mask that holds the ids `wrong`, which are not in the map."""
         values = ", ".join(map(str, wrong[:SHOW])) + (", …" if len(wrong) > SHOW else "")
         named = "the class list" if self.labels.raw_ids else "classes.json"
         return (
@@ -143,7 +142,7 @@ class Labelled:
     def _checked(self, raw: Ids, mask_path: Path) -> Ids:
         classes = self.classes_of(raw)
         if classes.min(initial=0) < 0:
-            raise ValueError(self.id_problem(mask_path, raw, classes))
+            raise ValueError(self.id_problem(mask_path, np.unique(raw[classes < 0])))
         return classes.astype(np.uint8 if self.labels.ignore_index < 256 and len(self.labels) <= 256 else np.uint16)
 
     @property

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
+from cgrseg.nn.fuse import fuse
 from cgrseg.preprocessing import Preprocessing, Size
 from cgrseg.weights.create import load
 
 from .labelmap import label_map
 from .photos import Photo, read_photo
 from .result import Segmentation
+from .runtimes import Runtime, find_exported, open_exported
 
 Key = TypeVar("Key")
 OnePhoto = TypeVar("OnePhoto", bound=Photo)
@@ -44,38 +46,62 @@ class Segmenter:
     """Labels photos with a model.
 
     Args:
-        model: a weights file, the name of bundled weights, or a model, which is set to evaluation mode; one
-            that was never saved gets numbered classes and the default preprocessing.
-        runtime: "torch", the one that this version has.
+        model: a weights file, the name of bundled weights, a file or folder of `cgrseg export`, or a model. That
+            one is set to evaluation mode and a folded copy of it is used (`cgrseg.nn.fuse`), so later changes
+            to it are not followed; one that was never saved gets numbered classes and the default
+            preprocessing.
+        runtime: of a file or folder of `cgrseg export`: "torch" (.pt2), "onnx" or "openvino"; "auto" takes a
+            file's own, or of a folder the fastest that is installed (`segmenter.runtime` says which). Weights
+            and models run in "torch".
         device: "auto" takes a GPU where there is one for a file or name, and leaves a model where it is;
             else "cpu", "cuda", "cuda:1", ….
         short_side: resize photos for the network so that the shorter side has this many pixels, instead of
             what the weights say; 0 keeps each photo's own size. Results always have the photo's own size.
+        threads: CPU threads of the runtime; of "torch", of the whole process. None leaves them as they are.
 
     Example:
         >>> segmenter = Segmenter("runs/street/best.safetensors")
         >>> segmenter("street.jpg").overlay().save("street.overlay.png")
 
     Raises:
-        ValueError: another runtime, a negative side, or a model whose class list has another length.
+        ValueError: a runtime that doesn't fit the file or is missing, a negative side, or a model whose class
+            list has another length.
         OSError: the weights can't be read, see `cgrseg.load`.
     """
 
     def __init__(
         self,
         model: CGRSeg | str | os.PathLike[str],
-        runtime: Literal["torch"] = "torch",
+        runtime: Runtime = "auto",
         device: str | torch.device = "auto",
         *,
         short_side: int | None = None,
+        threads: int | None = None,
     ) -> None:
-        if runtime != "torch":
-            raise ValueError(f'no runtime is called {runtime!r} in this version: it has "torch"')
-        if not isinstance(model, CGRSeg):
-            model = load(model, device)
-        elif device != "auto":
-            model = model.to(torch.device(device))
-        self.model = model.eval()
+        if runtime not in get_args(Runtime):
+            raise ValueError(f"no runtime is called {runtime!r}: choose from {', '.join(get_args(Runtime))}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}: it must be at least 1")
+        exported = None if isinstance(model, CGRSeg) else find_exported(model, runtime)
+        if exported is not None:
+            network = open_exported(exported, device, threads=threads)
+            self.runtime = network.runtime
+            model = cast(CGRSeg, network)  # is called as one, and knows as much about itself
+        else:
+            if runtime not in ("auto", "torch"):
+                raise ValueError(
+                    f'runtime "{runtime}" opens exported files, and this is a model of torch: '
+                    f"cgrseg export --weights FILE --format {runtime} --out DIR makes one"
+                )
+            if not isinstance(model, CGRSeg):
+                model = load(model, device)
+            elif device != "auto":
+                model = model.to(torch.device(device))
+            if threads is not None:
+                torch.set_num_threads(threads)
+            self.runtime = "torch"
+            model = fuse(model.eval())
+        self.model = model
         classes = model.spec.num_classes
         self.labels: LabelSpace = getattr(model, "labels", None) or LabelSpace.numbered(classes)
         if len(self.labels) != classes:

@@ -91,7 +91,7 @@ def find_sources(patterns: Sequence[str], *, out: Path) -> list[Source]:
         found.update(files)
     base = Path(os.path.commonpath(roots))
     paths = sorted(found)
-    names = _output_names([path.relative_to(base) for path in paths])
+    names = output_names([path.relative_to(base) for path in paths])
     return [Source(path=path, output=out / name) for path, name in zip(paths, names, strict=True)]
 
 
@@ -128,7 +128,7 @@ def _is_output(path: Path, *, root: Path, out: Path) -> bool:
     return path.is_relative_to(out) and path.name.endswith((*PHOTO_OUTPUTS.values(), *VIDEO_OUTPUTS.values()))
 
 
-def _output_names(paths: Sequence[Path]) -> list[Path]:
+def output_names(paths: Sequence[Path]) -> list[Path]:
     """The paths without suffix; those that would fall together (if only but for case) keep theirs."""
     names = [path.with_suffix("") for path in paths]
     while True:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .rcm import RectangularSelfCalibrationModule
+from .rcm import rcm_maker
 
 
 def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -21,7 +21,8 @@ def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(x, size)
     rows, columns = (_pooling_weights(x.shape[axis], n, x) for axis, n in zip((2, 3), size, strict=True))
     planes = x.flatten(0, 1)  # B·C h w
-    pooled = rows.expand(len(planes), -1, -1).bmm(planes).bmm(columns.T.expand(len(planes), -1, -1))
+    count = planes.shape[0]  # not len(), which would tie a traced graph to it
+    pooled = rows.expand(count, -1, -1).bmm(planes).bmm(columns.T.expand(count, -1, -1))
     return pooled.view(*x.shape[:2], *size)
 
 
@@ -50,24 +51,25 @@ class PyramidContextExtraction(nn.Module):
         channels: widths (C2, C3, C4) of the pyramid.
         blocks: N.
         strip_kernel, local_kernel: of every RCM.
+        make_block: channels -> a module [B, C, h, w] -> [B, C, h, w] that stands in for each RCM; None is the RCM.
 
     Shape: [c2, c3, c4] at strides 8, 16, 32 -> [p2, p3, p4], each at stride 64 with its scale's width.
     """
 
     def __init__(
-        self, *, channels: Sequence[int], blocks: int = 5, strip_kernel: int = 11, local_kernel: int = 3
+        self,
+        *,
+        channels: Sequence[int],
+        blocks: int = 5,
+        strip_kernel: int = 11,
+        local_kernel: int = 3,
+        make_block: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.channels = list(channels)
         self.pool = PyramidPooling()
-        self.blocks = nn.Sequential(
-            *(
-                RectangularSelfCalibrationModule(
-                    channels=sum(channels), strip_kernel=strip_kernel, local_kernel=local_kernel
-                )
-                for _ in range(blocks)
-            )
-        )
+        make = make_block or rcm_maker(strip_kernel=strip_kernel, local_kernel=local_kernel)
+        self.blocks = nn.Sequential(*(make(sum(channels)) for _ in range(blocks)))
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         context = self.blocks(self.pool(pyramid))  # B C2+C3+C4 ⌈h4/2⌉ ⌈w4/2⌉

@@ -64,7 +64,8 @@ class KeptBias(nn.Module):
     def forward(self, queries: Grid, keys: Grid) -> Tensor:
         """bias [heads, queries, keys]; while a graph is traced it is computed in the graph."""
         if torch.compiler.is_compiling() or self.bias.table.is_meta:
-            return self.bias(queries, keys)
+            bias: Tensor = self.bias(queries, keys)
+            return bias
         table = self.bias.table
         changes = 0 if table.is_inference() else table._version
         key = (queries, keys, table.dtype, table.device, table.data_ptr(), changes)
@@ -204,21 +205,20 @@ class FusedHead(nn.Module):
 
     def __init__(self, *, scale: nn.Conv2d, classifier: nn.Conv2d, gate: PrototypeGate) -> None:
         super().__init__()
-        assert scale.bias is not None and classifier.bias is not None
+        assert scale.bias is not None
         self.scale, self.shift = nn.Parameter(scale.weight[:, 0]), nn.Parameter(scale.bias[:, None, None])
-        self.weight, self.bias = nn.Parameter(classifier.weight[:, :, 0, 0]), nn.Parameter(classifier.bias)
-        self.embedding = nn.Parameter(gate.conv_mask.weight[0, :, 0])  # D 1
+        self.first, self.classifier = _unbiased(classifier), classifier
+        self.embedding = _unbiased(gate.conv_mask)
         self.gate = gate.channel_mul_conv
 
     def forward(self, features: Tensor) -> Tensor:
-        x = features.flatten(2)  # B D h·w
-        first = torch.relu(features * self.scale + self.shift).flatten(2)
-        share = (self.weight @ first).softmax(dim=2)  # B K h·w: the first logits' softmax over the pixels
-        classes = (share @ (x.transpose(1, 2) @ self.embedding)).softmax(dim=1)  # B K 1
-        scene = x @ (share.transpose(1, 2) @ classes)  # B D 1
-        gate = self.gate(scene[..., None]).sigmoid()[..., 0].transpose(1, 2)  # B 1 D
-        logits = (self.weight * (1 + gate)) @ x + self.bias[:, None]  # B K h·w
-        return logits.view(*logits.shape[:2], *features.shape[2:])
+        first = self.first(torch.relu(features * self.scale + self.shift))  # B K h w
+        share = first.flatten(2).softmax(dim=2)  # B K h·w, sums to 1 over the pixels
+        classes = (share @ self.embedding(features).flatten(2).transpose(1, 2)).softmax(dim=1)  # B K 1
+        scene = features.flatten(2) @ (share.transpose(1, 2) @ classes)  # B D 1
+        gate = self.gate(scene[..., None]).sigmoid()  # B D 1 1
+        logits: Tensor = self.classifier(features * (1 + gate))
+        return logits
 
 
 def _unbiased(conv: nn.Conv2d) -> nn.Conv2d:

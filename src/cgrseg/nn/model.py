@@ -1,23 +1,27 @@
-"""CGRSeg: encoder, context, reconstruction, head (Fig. 2), and its sizes T, B, L and our N as plain data."""
+"""CGRSeg: encoder, context, reconstruction, head (Fig. 2); its sizes T, B, L, our N and SegNeXt as plain data."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from .ablations import BLOCKS, HEADS
 from .backbones.attention_bias import BiasMode
 from .backbones.efficientformerv2 import SIZES, EfficientFormerV2, efficientformerv2
 from .backbones.mscan import MSCAN, mscan
 from .backbones.timm import TimmEncoder
 from .context import PyramidContextExtraction
-from .prototype import DynamicPrototypeGuidedHead
+from .rcm import KeyArea, RectangularSelfCalibrationAttention, RectangularSelfCalibrationModule
 from .reconstruction import SpatialFeatureReconstruction
+from .segnext import Concatenation, HamburgerHead, NoContext
 
 MINIMUM_SIDE = 32
+OF_RCA = ("strip_kernel", "local_kernel", "key_area")  # fields that only RCA has
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,17 @@ class ModelSpec:
         backbone: "efficientformerv2_s0|s1|s2|l", "mscan_t|s|b" or "timm/NAME".
         width: D, the width of the fused maps.
         context_blocks: N, the RCMs over the pooled pyramid.
-        strip_kernel, local_kernel: kernels of every RCM.
+        strip_kernel, local_kernel: kernels of every RCM; None leaves that convolution out (Table 10).
         dropout: before the classifier, while training.
         drop_path: stochastic depth of the encoder; None takes the encoder's own rate.
         bias_mode: "relative" (ours, right at any aspect) or "official" (the released code's), see `AttentionBias`.
+        context: of the pyramid: "rcm", or "conv", one 1×1 convolution (Table 4).
+        reconstruct: whether RCMs calibrate each scale in the decoder (Table 4).
+        head: "dpg", or "none", "nonlocal", "da", "ham", "gc", "se" (Tables 4 and 6).
+        mixer: in every RCM: "rca", or "convnext", "inceptionnext", "coord_attention", "gather_excite"; or
+            "self_attention", a whole transformer block instead of the RCM (Table 6).
+        key_area: how RCA's two means meet: "add", or "mul", "none" (Table 8).
+        decoder: "cgr", the paper's, to which the fields from `context_blocks` on belong; or "segnext".
     """
 
     name: str = "cgrseg_t"
@@ -41,21 +52,50 @@ class ModelSpec:
     backbone: str = "efficientformerv2_s1"
     width: int = 128
     context_blocks: int = 5
-    strip_kernel: int = 11
-    local_kernel: int = 3
+    strip_kernel: int | None = 11
+    local_kernel: int | None = 3
     dropout: float = 0.1
     drop_path: float | None = None
     bias_mode: BiasMode = "relative"
+    context: Literal["rcm", "conv"] = "rcm"
+    reconstruct: bool = True
+    head: str = "dpg"
+    mixer: str = "rca"
+    key_area: KeyArea = "add"
+    decoder: Literal["cgr", "segnext"] = "cgr"
 
     def __post_init__(self) -> None:
         for field in ("num_classes", "width", "context_blocks"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}: it must be at least 1")
         for field in ("strip_kernel", "local_kernel"):
-            if getattr(self, field) % 2 != 1:
-                raise ValueError(f"{field} is {getattr(self, field)}: it must be odd")
-        if self.bias_mode not in ("relative", "official"):
-            raise ValueError(f'bias_mode is {self.bias_mode!r}: use "relative" or "official"')
+            kernel = getattr(self, field)
+            if kernel is not None and kernel % 2 != 1:
+                raise ValueError(f"{field} is {kernel}: it must be odd, or null for none")
+        choices: dict[str, list[str]] = {
+            "bias_mode": ["relative", "official"],
+            "context": ["rcm", "conv"],
+            "head": list(HEADS),
+            "mixer": ["rca", *BLOCKS],
+            "key_area": ["add", "mul", "none"],
+            "decoder": ["cgr", "segnext"],
+        }
+        for field, known in choices.items():
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} is {getattr(self, field)!r}: use {_either(known)}")
+        if self.decoder == "segnext":
+            self._refuse("decoder", ("context", "reconstruct", "head", "mixer", *OF_RCA))
+        if self.mixer != "rca":
+            self._refuse("mixer", OF_RCA)
+
+    def _refuse(self, owner: str, fields: tuple[str, ...]) -> None:
+        """Raise ValueError where one of `fields` was set, but what `owner` names has no such part."""
+        for field in dataclasses.fields(self):
+            if field.name in fields and getattr(self, field.name) != field.default:
+                value = getattr(self, field.name)
+                raise ValueError(
+                    f"{field.name} is {value!r}, but {owner} {getattr(self, owner)!r} has none: leave it out"
+                )
 
 
 VARIANTS: dict[str, ModelSpec] = {
@@ -64,6 +104,9 @@ VARIANTS: dict[str, ModelSpec] = {
     "cgrseg_l": ModelSpec(name="cgrseg_l", backbone="efficientformerv2_l", width=256, strip_kernel=9),
     # Ours, not the paper's: a nano for edge machines.
     "cgrseg_n": ModelSpec(name="cgrseg_n", backbone="efficientformerv2_s0", width=128, context_blocks=3),
+    # The rival of Tables 1, 2, 3 and 7, in the same frame so that it trains, is scored and exports alike.
+    "segnext_t": ModelSpec(name="segnext_t", backbone="mscan_t", width=256, decoder="segnext"),
+    "segnext_s": ModelSpec(name="segnext_s", backbone="mscan_s", width=256, decoder="segnext"),
 }
 
 
@@ -88,11 +131,7 @@ class CGRSeg(nn.Module):
         super().__init__()
         self.spec = spec
         self.encoder = build_encoder(spec)
-        channels = self.encoder.channels[-3:]
-        kernels = {"strip_kernel": spec.strip_kernel, "local_kernel": spec.local_kernel}
-        self.context = PyramidContextExtraction(channels=channels, blocks=spec.context_blocks, **kernels)
-        self.reconstruction = SpatialFeatureReconstruction(channels=channels, width=spec.width, **kernels)
-        self.head = DynamicPrototypeGuidedHead(channels=spec.width, num_classes=spec.num_classes, dropout=spec.dropout)
+        self.context, self.reconstruction, self.head = build_decoder(spec, self.encoder.channels[-3:])
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)
@@ -145,6 +184,36 @@ def build_encoder(spec: ModelSpec) -> EfficientFormerV2 | MSCAN | TimmEncoder:
         return mscan(size, drop_path=spec.drop_path or 0.0)
     known = [f"efficientformerv2_{size}" for size in SIZES] + ["mscan_t", "mscan_s", "mscan_b", "timm/NAME"]
     raise ValueError(f"no backbone is called {spec.backbone!r}{_did_you_mean(spec.backbone, known)}")
+
+
+def build_decoder(spec: ModelSpec, channels: Sequence[int]) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Context, reconstruction and head for a pyramid of these widths."""
+    head: dict[str, Any] = {"channels": spec.width, "num_classes": spec.num_classes, "dropout": spec.dropout}
+    if spec.decoder == "segnext":
+        return NoContext(), Concatenation(channels=channels, width=spec.width), HamburgerHead(**head)
+
+    def rca(width: int) -> nn.Module:
+        return RectangularSelfCalibrationAttention(
+            channels=width, strip_kernel=spec.strip_kernel, local_kernel=spec.local_kernel, key_area=spec.key_area
+        )
+
+    def rcm(width: int) -> nn.Module:
+        return RectangularSelfCalibrationModule(channels=width, token_mixer=rca(width))
+
+    block = rcm if spec.mixer == "rca" else BLOCKS[spec.mixer]
+    context = (
+        PyramidContextExtraction(channels=channels, blocks=spec.context_blocks, make_block=block)
+        if spec.context == "rcm"
+        else PyramidContextExtraction(channels=channels, blocks=1, make_block=lambda width: nn.Conv2d(width, width, 1))
+    )
+    reconstruction = SpatialFeatureReconstruction(
+        channels=channels, width=spec.width, make_block=block if spec.reconstruct else lambda _: nn.Identity()
+    )
+    return context, reconstruction, HEADS[spec.head](**head)
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(f'"{word}"' for word in words)
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+KeyArea = Literal["add", "mul", "none"]
 
 
 class RectangularSelfCalibrationAttention(nn.Module):
@@ -14,27 +19,49 @@ class RectangularSelfCalibrationAttention(nn.Module):
 
     Args:
         channels: C of the input and the output.
-        strip_kernel: K, the length of both strips; odd.
-        local_kernel: side of the square depthwise convolution on x itself; odd.
+        strip_kernel: K, the length of both strips; odd. None leaves the strips out: attention = σ(area).
+        local_kernel: side of the square depthwise convolution on x itself; odd. None leaves it out.
+        key_area: how the two means meet, the paper's "add", or what its Table 8 has instead: "mul", or "none",
+            where the strips see x itself.
 
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
 
-    def __init__(self, *, channels: int, strip_kernel: int = 11, local_kernel: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        strip_kernel: int | None = 11,
+        local_kernel: int | None = 3,
+        key_area: KeyArea = "add",
+    ) -> None:
         super().__init__()
         strip, local = strip_kernel, local_kernel
-        self.dwconv_hw = nn.Conv2d(channels, channels, local, padding=local // 2, groups=channels)
-        self.excite = nn.Sequential(  # shape self-calibration: horizontal strip first, then the vertical one
-            nn.Conv2d(channels, channels, (1, strip), padding=(0, strip // 2), groups=channels),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, (strip, 1), padding=(strip // 2, 0), groups=channels),
-            nn.Sigmoid(),
+        self.key_area = key_area
+        self.dwconv_hw = (
+            nn.Identity()
+            if local is None
+            else nn.Conv2d(channels, channels, local, padding=local // 2, groups=channels)
         )
+        self.excite = nn.Sequential(nn.Sigmoid())
+        if strip is not None:
+            self.excite = nn.Sequential(  # shape self-calibration: horizontal strip first, then the vertical one
+                nn.Conv2d(channels, channels, (1, strip), padding=(0, strip // 2), groups=channels),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels, channels, (strip, 1), padding=(strip // 2, 0), groups=channels),
+                nn.Sigmoid(),
+            )
+
+    def area(self, x: Tensor) -> Tensor:
+        """What the strips see, [B, C, H, W]: the means over W and over H together, a rectangle a channel."""
+        if self.key_area == "none":
+            return x
+        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)  # B C H 1, B C 1 W
+        return rows * columns if self.key_area == "mul" else rows + columns
 
     def forward(self, x: Tensor) -> Tensor:
-        axial = x.mean(3, keepdim=True) + x.mean(2, keepdim=True)  # B C H 1 + B C 1 W -> B C H W
-        attention: Tensor = self.excite(axial)  # B C H W, in 0 … 1
+        attention: Tensor = self.excite(self.area(x))  # B C H W, in 0 … 1
         local: Tensor = self.dwconv_hw(x)
         return attention * local
 
@@ -47,6 +74,7 @@ class RectangularSelfCalibrationModule(nn.Module):
         strip_kernel, local_kernel: as in `RectangularSelfCalibrationAttention`.
         mlp_ratio: hidden width of the MLP over C.
         scale_init: start value of γ, one number a channel.
+        token_mixer: [B, C, H, W] -> [B, C, H, W], what stands in for RCA (Table 6); None is RCA.
 
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
@@ -59,9 +87,10 @@ class RectangularSelfCalibrationModule(nn.Module):
         local_kernel: int = 3,
         mlp_ratio: int = 2,
         scale_init: float = 1e-6,
+        token_mixer: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.token_mixer = RectangularSelfCalibrationAttention(
+        self.token_mixer = token_mixer or RectangularSelfCalibrationAttention(
             channels=channels, strip_kernel=strip_kernel, local_kernel=local_kernel
         )
         self.norm = nn.BatchNorm2d(channels)
@@ -71,6 +100,13 @@ class RectangularSelfCalibrationModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         update: Tensor = self.mlp(self.norm(self.token_mixer(x)))
         return x + self.gamma[:, None, None] * update
+
+
+def rcm_maker(*, strip_kernel: int, local_kernel: int) -> Callable[[int], nn.Module]:
+    """channels -> an RCM with these kernels."""
+    return lambda channels: RectangularSelfCalibrationModule(
+        channels=channels, strip_kernel=strip_kernel, local_kernel=local_kernel
+    )
 
 
 class PointwiseMlp(nn.Module):

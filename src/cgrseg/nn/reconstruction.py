@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .rcm import RectangularSelfCalibrationModule
+from .rcm import rcm_maker
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -53,19 +53,24 @@ class SpatialFeatureReconstruction(nn.Module):
         channels: widths (C2, C3, C4) of pyramid and context.
         width: D, the width of every fused map.
         strip_kernel, local_kernel: of the three RCMs.
+        make_block: channels -> a module [B, C, h, w] -> [B, C, h, w] that stands in for each RCM; None is the RCM.
 
     Shape: pyramid [c2, c3, c4], context [p2, p3, p4] -> fused_2 [B, D, h2, w2] at stride 8.
     """
 
     def __init__(
-        self, *, channels: Sequence[int], width: int = 128, strip_kernel: int = 11, local_kernel: int = 3
+        self,
+        *,
+        channels: Sequence[int],
+        width: int = 128,
+        strip_kernel: int = 11,
+        local_kernel: int = 3,
+        make_block: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels[:-1])  # what comes down: D -> C2, C3
-        self.calibrate = nn.ModuleList(
-            RectangularSelfCalibrationModule(channels=c, strip_kernel=strip_kernel, local_kernel=local_kernel)
-            for c in channels
-        )
+        make = make_block or rcm_maker(strip_kernel=strip_kernel, local_kernel=local_kernel)
+        self.calibrate = nn.ModuleList(make(c) for c in channels)
         self.fuse = nn.ModuleList(ContextFusion(channels=c, width=width) for c in channels)
 
     def forward(self, pyramid: Sequence[Tensor], context: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,18 +45,14 @@ def make_page(choices: Choices) -> gr.Blocks:
     Args:
         choices: the weights to choose from.
     """
-    with gr.Blocks(title="cgrseg", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        with gr.Column(elem_classes="cgr-app"):
-            gr.Markdown(TITLE)
-            with gr.Tabs():
-                with gr.Tab("Photo"):
-                    _photo_tab(choices)
-                with gr.Tab("Camera"):
-                    _camera_tab(choices)
-                with gr.Tab("Video"):
-                    _video_tab(choices)
-                with gr.Tab("Compare"):
-                    _compare_tab(choices)
+    page: gr.Blocks = gr.Blocks(title="cgrseg", analytics_enabled=False, delete_cache=(3600, 3600))
+    tabs = {"Photo": _photo_tab, "Camera": _camera_tab, "Video": _video_tab, "Compare": _compare_tab}
+    with page, gr.Column(elem_classes="cgr-app"):
+        gr.Markdown(TITLE)
+        with gr.Tabs():
+            for title, fill in tabs.items():
+                with gr.Tab(title):
+                    fill(choices)
     page.queue(api_open=False)
     return page
 
@@ -64,10 +61,16 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = Fals
     """Serve the page; returns its address, at once where `block` is False.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the address can't be listened at, as where the port is taken.
     """
     font, mono = SYSTEM_FONTS
     theme = gr.themes.Base(primary_hue="teal", font=font, font_mono=mono)
+    if port is not None:  # Gradio's own message speaks of its settings
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(f"{host}:{port} can't be listened at ({reason}): choose another") from error
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -97,10 +100,11 @@ def _photo_tab(choices: Choices) -> None:
     kept = gr.State(None, time_to_live=3600)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            photo = _photo_input("Drop, paste or photograph a picture")
+            photo = _photo_input("photo")
             weights, side, runtime = _settings(choices)
             opacity = gr.Slider(0, 1, value=0.5, step=0.01, label="Opacity of the colours", elem_id="opacity")
-            gr.Examples([[str(sample_photo())]], [photo], label="A photo to begin with", cache_examples=False)
+            example = [str(sample_photo())]
+            gr.Examples([example], [photo], label="A photo to begin with", cache_examples=False, elem_id="examples")
         with gr.Column(scale=2, min_width=300):
             viewer = _viewer("photo-viewer")
             with gr.Row():
@@ -112,7 +116,7 @@ def _photo_tab(choices: Choices) -> None:
     def label(path: str | None, name: str, side: float, runtime: str, alpha: float) -> tuple[Any, ...]:
         if path is None:
             return None, None, *[gr.update(value=None, interactive=False)] * 3
-        with told():
+        with told(path):
             result, note, facts = choices.label(path, name, side, runtime)
             shown = payload(result, note)
             result.release()
@@ -143,7 +147,7 @@ def _photo_tab(choices: Choices) -> None:
 def _camera_tab(choices: Choices) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            camera = gr.Image(sources=["webcam"], streaming=True, type="numpy", label="Camera")
+            camera = gr.Image(sources=["webcam"], streaming=True, type="numpy", label="Camera", elem_id="camera")
             weights, side, runtime = _settings(choices)
         with gr.Column(scale=2, min_width=300):
             viewer = _viewer("camera-viewer")
@@ -170,7 +174,7 @@ def _camera_tab(choices: Choices) -> None:
 def _video_tab(choices: Choices) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            clip = gr.File(label="Drop a video", file_types=sorted(VIDEO_SUFFIXES), type="filepath", height=140)
+            clip = gr.File(label="Drop a video", file_types=sorted(VIDEO_SUFFIXES), height=140, elem_id="clip")
             weights, side, runtime = _settings(choices)
             with gr.Row():
                 start, stop = gr.Button("Label the video", variant="primary"), gr.Button("Stop")
@@ -187,7 +191,7 @@ def _video_tab(choices: Choices) -> None:
     ) -> tuple[str, str]:
         if path is None:
             raise gr.Error("Drop a video first.", print_exception=False)
-        with told():
+        with told(path):
             segmenter = choices.segmenter(name, side, runtime)
             folder = Path(tempfile.mkdtemp(prefix="cgrseg-", dir=_cache()))
             outputs = {"overlay": folder / f"{Path(path).stem}.overlay.mp4", "legend": folder / "legend.jpg"}
@@ -206,7 +210,7 @@ def _video_tab(choices: Choices) -> None:
 def _compare_tab(choices: Choices) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            photo = _photo_input("Drop, paste or photograph a picture")
+            photo = _photo_input("compared-photo")
             left = gr.Dropdown(choices.names, value=choices.names[0], label="Weights on the left")
             right = gr.Dropdown(choices.names, value=choices.names[-1], label="Weights on the right")
             side = _side()
@@ -217,7 +221,7 @@ def _compare_tab(choices: Choices) -> None:
     def label(path: str | None, one: str, other: str, side: float) -> tuple[Any, str]:
         if path is None:
             return None, ""
-        with told():
+        with told(path):
             results = [choices.label(path, name, side, "torch")[0] for name in (one, other)]
         pictures = tuple(result.overlay(legend=False) for result in results)
         return pictures, comparison(one, results[0], other, results[1])
@@ -252,22 +256,24 @@ def sample_photo() -> Path:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(upload: str | None = None) -> Iterator[None]:
     """What is wrong with the visitor's photo, video or choice appears as a message on the page."""
     try:
         yield
     except (OSError, ValueError, MemoryError) as error:
         text = " ".join(str(error).split())
-        raise gr.Error(html.escape(text), duration=20, print_exception=False) from error
+        if upload is not None:  # the visitor knows the file's name, not where the server keeps it
+            text = text.replace(f"{Path(upload).parent}{os.sep}", "")
+        raise gr.Error(html.escape(text, quote=False), duration=20, print_exception=False) from error
 
 
-def _photo_input(label: str) -> gr.Image:
+def _photo_input(name: str) -> gr.Image:
     photo = gr.Image(
         sources=["upload", "clipboard", "webcam"],
         type="filepath",
-        label=label,
+        label="Drop, paste or photograph a picture",
         height=300,
-        elem_id=f"photo-{label[:4].lower()}",
+        elem_id=name,
     )
     original: Callable[[Any], Any] = photo.preprocess
 
@@ -277,12 +283,12 @@ def _photo_input(label: str) -> gr.Image:
             return original(upload)
         return upload.path
 
-    photo.preprocess = path_of
+    photo.preprocess = path_of  # type: ignore[method-assign, assignment]
     return photo
 
 
 def _settings(choices: Choices) -> tuple[gr.Dropdown, gr.Slider, gr.Radio]:
-    weights = gr.Dropdown(choices.names, value=choices.names[0], label="Weights")
+    weights = gr.Dropdown(choices.names, value=choices.names[0], label="Weights", elem_id="weights")
     side = _side()
     runtime = gr.Radio(choices.runtimes, value="torch", label="Runtime", visible=len(choices.runtimes) > 1)
     return weights, side, runtime
@@ -335,4 +341,3 @@ def _frames(path: Path) -> int:
             return int(container.streams.video[0].frames) if container.streams.video else 0
     except (ImportError, OSError, ValueError):  # label_video says what is wrong
         return 0
-

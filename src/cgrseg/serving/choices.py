@@ -8,6 +8,8 @@ from threading import Lock
 from time import perf_counter
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
+
 from cgrseg.inference.photos import Photo
 from cgrseg.inference.result import Segmentation
 from cgrseg.inference.segmenter import Segmenter
@@ -35,7 +37,7 @@ class Choices:
         self._loaded: dict[tuple[str, str, int], Segmenter] = {}
         self._models: dict[str, Any] = {}
         self._lock = Lock()
-        self.segmenter(self.names[0], 0, "torch")
+        self.segmenter(self.names[0], 0, "torch")(np.zeros((64, 64, 3), np.uint8))  # so the first visitor needn't wait
 
     def segmenter(self, name: str, short_side: float, runtime: str) -> Segmenter:
         """The segmenter for one of the names; a short side of 0 leaves it as it is.

@@ -8,7 +8,7 @@ from cgrseg.inference.photos import NotAPhotoError, TooLargeError, photo_size
 from cgrseg.preprocessing import Preprocessing, Size
 
 # Of all that Pillow reads, what photos come in. Some of its other readers start programs or unpack archives.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 NAME = "the photo"  # file names are the sender's, and may say more than a log should keep
 
 

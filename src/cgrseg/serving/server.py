@@ -35,6 +35,7 @@ from .metrics import Metrics
 from .protocol import ImpatientProtocol
 from .watching import Watching
 
+STARTING = 120  # seconds that a worker process may be silent: importing torch alone can take twenty
 BACKLOG = 1024  # connections that the kernel may hold for us
 BEARER = HTTPBearer(auto_error=False)
 PHOTO = {"type": "string", "format": "binary"}
@@ -227,19 +228,7 @@ def serve(weights: str, config: ServerConfig, *, device: str = "auto", short_sid
     except OSError as error:
         raise OSError(f"{config.host}:{config.port} can't be listened at ({error.strerror}): choose another") from error
     log_to_stderr()
-    carrier = uvicorn.Config(
-        partial(_make_worker, load, config, Path(weights).stem),
-        factory=True,
-        workers=config.workers,
-        http=ImpatientProtocol,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=int(config.limits.seconds + config.limits.read_seconds + 5),
-    )
+    carrier = make_carrier(partial(_make_worker, load, config, Path(weights).stem), config)
     host, port = listener.getsockname()[:2]
     LOGGER.info("listening", extra={"fields": {"host": host, "port": port, "workers": config.workers}})
     if config.workers > 1:
@@ -250,6 +239,25 @@ def serve(weights: str, config: ServerConfig, *, device: str = "auto", short_sid
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped in peace
         signal.signal(number, lambda *_: None)
     uvicorn.Server(carrier).run(sockets=[listener])
+
+
+def make_carrier(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Config:
+    """What uvicorn needs to know; `app` is called in the process that serves."""
+    return uvicorn.Config(
+        app,
+        factory=True,
+        workers=config.workers,
+        http=ImpatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_worker_healthcheck=STARTING,
+        timeout_graceful_shutdown=int(config.limits.seconds + config.limits.read_seconds + 5),
+    )
 
 
 def _make_worker(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, name: str) -> FastAPI:

@@ -64,9 +64,7 @@ def _confidence(segmentation: Segmentation, size: tuple[int, int]) -> str | None
     if segmentation.logits is None:
         return None
     with torch.inference_mode():
-        values = confidence(
-            segmentation.logits, size, input_size=segmentation.input_size, valid=segmentation.valid
-        )
+        values = confidence(segmentation.logits, size, input_size=segmentation.input_size, valid=segmentation.valid)
     return _address(confidence_picture(values[0].cpu().numpy()), "png", compress_level=1)
 
 

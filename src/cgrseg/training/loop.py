@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from cgrseg.data.labelled import Samples
+from cgrseg.data.labelled import Samples, describe_map
 from cgrseg.evaluation.evaluate import Scores, evaluate
 from cgrseg.weights.artifact import save
 
@@ -38,6 +38,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     data = make_data(config)
     fabric = make_fabric(config)
     fabric.launch()
+    fabric.print(describe_map(data.train))
     parts = make_parts(config, data, fabric)
     folder, state = RunFolder(config), None
     if fabric.is_global_zero:

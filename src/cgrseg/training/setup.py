@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from cgrseg.data.datasets import open_dataset
-from cgrseg.data.inspect import class_shares
+from cgrseg.data.inspect import class_shares, quick_check
 from cgrseg.data.labelled import Samples
 from cgrseg.data.sampling import StepSampler
 from cgrseg.data.synthetic import Synthetic
@@ -142,11 +142,13 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 def make_data(config: TrainConfig) -> Data:
-    """Open the splits.
+    """Check the dataset quickly and open its splits.
 
     Raises:
-        FileNotFoundError, ValueError: the dataset is not what `config.format` says.
+        FileNotFoundError, ValueError: the dataset is not what `config.format` says, or would ruin the run.
     """
+    if config.data is not None:
+        quick_check(config.data, config.format).refuse_errors(unreadable=config.skip_limit)
     splits: dict[str, Samples] = {}
     for split in ("train", "val", "test"):
         if config.data is None:
@@ -168,13 +170,13 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
     if config.init is not None:
         report = start_from(network, config.init)
         fabric.print(f"started from {config.init}: {report}")
-    if config.freeze == "encoder":
-        network.encoder.requires_grad_(False)
     if fabric.world_size > 1:
         synchronise(network, on_cpu=fabric.device.type == "cpu")
     if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     network = network.to(fabric.device).train()
+    if config.freeze == "encoder":
+        network.encoder.requires_grad_(False).eval()  # its running statistics stay, too
     if config.precision == "fp64":
         network = network.double()
     average = None if config.optim.ema is None else moving_average(network, config.optim.ema)

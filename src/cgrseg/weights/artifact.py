@@ -19,6 +19,7 @@ from cgrseg._atomic import atomic_write
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, ModelSpec
 from cgrseg.nn.backbones.attention_bias import table_fits
+from cgrseg.nn.fuse import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -27,6 +28,13 @@ FORMAT = 1
 METADATA_KEY = "cgrseg"
 EDITED = "the file is damaged, was edited, or is of another model"
 FLOATS = {"F16", "BF16", "F32", "F64"}
+# The fields of a spec that hold other types than their defaults do.
+NUMBERS: dict[str, tuple[type, ...]] = {
+    "dropout": (float, int),
+    "drop_path": (float, int, type(None)),
+    "strip_kernel": (int, type(None)),
+    "local_kernel": (int, type(None)),
+}
 Pathlike = str | os.PathLike[str]
 
 
@@ -45,6 +53,36 @@ class Description:
     labels: LabelSpace
     preprocessing: Preprocessing
     card: dict[str, Any]
+
+    def to_json(self) -> str:
+        """The text that a file of ours carries in its metadata."""
+        table = {
+            "format": FORMAT,
+            "spec": dataclasses.asdict(self.spec),
+            "labels": self.labels.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "card": self.card,
+        }
+        return json.dumps(table, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is damaged, or a newer version wrote it.
+        """
+        try:
+            return _parse(text)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(_line(error)) from error
+
+
+def describe_model(model: CGRSeg) -> Description:
+    """What a model says about itself; numbered classes, default preprocessing and an empty card where it doesn't."""
+    labels = getattr(model, "labels", None) or LabelSpace.numbered(model.spec.num_classes)
+    preprocessing = getattr(model, "preprocessing", None) or Preprocessing()
+    return Description(model.spec, labels, preprocessing, dict(getattr(model, "card", {})))
 
 
 def save(
@@ -79,14 +117,7 @@ def save(
         )
     preprocessing = preprocessing or getattr(model, "preprocessing", None) or Preprocessing()
     card = dict(getattr(model, "card", {}) if card is None else card)
-    description = {
-        "format": FORMAT,
-        "spec": dataclasses.asdict(model.spec),
-        "labels": labels.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
-        "card": card,
-    }
-    metadata = {METADATA_KEY: json.dumps(description, ensure_ascii=False)}
+    metadata = {METADATA_KEY: Description(model.spec, labels, preprocessing, card).to_json()}
     tensors = {key: _stored(tensor, half=half) for key, tensor in model.state_dict().items()}
     try:
         with atomic_write(path) as temporary:
@@ -164,9 +195,9 @@ def describe(path: Pathlike) -> Description:
             "CGRSeg checkpoints go through `cgrseg convert`, ImageNet encoders through adapters.load_encoder"
         )
     try:
-        return _parse(text)
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name}: {_line(error)}") from error
+        return Description.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def is_ours(path: Pathlike) -> bool:
@@ -225,8 +256,8 @@ def _parse_spec(table: dict[str, Any]) -> ModelSpec:
     for field, value in table.items():
         if field not in defaults:
             raise ValueError(f"this cgrseg doesn't know the model option {field!r}: upgrade cgrseg")
-        allowed: Any = {"dropout": (float, int), "drop_path": (float, int, type(None))}.get(field)
-        if not isinstance(value, allowed or type(defaults[field])) or isinstance(value, bool):
+        allowed: Any = NUMBERS.get(field, type(defaults[field]))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
             raise ValueError(f"its model option {field} is {value!r}: {EDITED}")
     return ModelSpec(**table)
 
@@ -262,6 +293,8 @@ def _unwrapped(model: nn.Module) -> CGRSeg:
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
         if not isinstance(inner, nn.Module):
             raise ValueError(f"a {type(model).__name__} can't be saved as weights: give the CGRSeg model")
+    if isinstance(inner, FusedCGRSeg):
+        raise ValueError("a fused model can't be saved as weights: save the model that it was made from")
     return inner
 
 

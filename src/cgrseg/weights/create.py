@@ -28,13 +28,14 @@ def create_model(
     """Build a model to train or to look into; `load` is the way to one that is only used.
 
     Args:
-        name: "cgrseg_t", "cgrseg_b", "cgrseg_l" (the paper's) or "cgrseg_n" (ours).
+        name: "cgrseg_t", "cgrseg_b", "cgrseg_l" (the paper's), "cgrseg_n" (ours), or the paper's rivals "segnext_t"
+            and "segnext_s".
         num_classes: K.
         weights: None for fresh ones; "imagenet" for the encoder's, through the Hugging Face hub; or those of
             a whole model: a file, the name of bundled weights, or "hf:USER/NAME" for the model.safetensors
             of that hub repository.
-        spec: any other field of `ModelSpec`, such as bias_mode="official". With weights of a whole model,
-            what is not given here is as in the file.
+        spec: any other field of `ModelSpec`, such as bias_mode="official" or, from the paper's ablations,
+            head="se". With weights of a whole model, what is not given here is as in the file.
 
     Returns:
         The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]. With the
@@ -63,7 +64,7 @@ def create_model(
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows: the paper's three and cgrseg_n, a nano of ours."""
+    """The names that `create_model` knows: the paper's three, cgrseg_n, a nano of ours, and two of its rivals."""
     return list(VARIANTS)
 
 

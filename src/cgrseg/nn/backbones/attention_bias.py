@@ -24,8 +24,14 @@ Grid = tuple[int, int]  # rows, columns of tokens
 
 
 def resample_table(table: Tensor, size: Grid) -> Tensor:
-    """[heads, R, R] -> [heads, *size]: distance i of n on an axis reads the table at i·(R-1)/(n-1), or 0 if n = 1."""
-    return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
+    """[heads, R, R] -> [heads, *size]: distance i of n on an axis reads the table at i·(R-1)/(n-1), or 0 if n = 1.
+
+    While a graph is traced it is written as two matrix products: runtimes disagree about a resize to one row.
+    """
+    if not torch.compiler.is_compiling():
+        return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
+    rows, columns = (_bilinear_weights(table.shape[1], n, table) for n in size)
+    return rows[None] @ table @ columns.T[None]  # equal ranks, which some converters need
 
 
 def table_fits(shape: Sequence[int], heads: int) -> bool:
@@ -89,7 +95,16 @@ class AttentionBias(nn.Module):
 
     def forward(self, queries: Grid, keys: Grid) -> Tensor:
         """The whole bias: [heads, queries, keys]."""
-        return self.rows(self.prepare(keys), 0, queries[0] * queries[1], queries, keys)
+        prepared, total = self.prepare(keys), queries[0] * queries[1]
+        if self.mode == "official":
+            return self.rows(prepared, 0, total, queries, keys)
+        # By rows and columns, without dividing token numbers: a traced graph may have any grid.
+        row, column = (
+            (self.stride * torch.arange(q, device=prepared.device)[:, None] - torch.arange(k, device=prepared.device))
+            for q, k in zip(queries, keys, strict=True)
+        )
+        index = row.abs()[:, None, :, None] * keys[1] + column.abs()[None, :, None, :]  # hq wq hk wk
+        return prepared.flatten(1)[:, index.reshape(total, keys[0] * keys[1])]
 
     def _gather(self, table: Tensor, query: Tensor, query_columns: int, keys: Grid) -> Tensor:
         """table [heads, rows, columns], query token numbers [b] -> [heads, b, rows·columns]."""
@@ -99,6 +114,14 @@ class AttentionBias(nn.Module):
         column = (self.stride * (query % query_columns)[:, None] - key_column).abs()  # b columns
         index = row[:, :, None] * keys[1] + column[:, None, :]  # b rows columns
         return table.flatten(1)[:, index.flatten(1)]
+
+
+def _bilinear_weights(source: int, target: int, like: Tensor) -> Tensor:
+    """[target, source]: row i reads the place i·(source-1)/(target-1) between its two neighbours."""
+    place = torch.arange(target, dtype=like.dtype, device=like.device) * (source - 1)
+    last = torch.arange(target, dtype=like.dtype, device=like.device)[-1:].clamp(min=1)
+    distance = (place / last)[:, None] - torch.arange(source, dtype=like.dtype, device=like.device)
+    return (1 - distance.abs()).clamp(min=0)
 
 
 def _bicubic(matrix: Tensor, size: Grid) -> Tensor:

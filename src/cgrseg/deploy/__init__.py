@@ -1,0 +1,1 @@
+"""To other runtimes and other machines: export, proof, quantisation."""

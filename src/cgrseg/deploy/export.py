@@ -1,0 +1,133 @@
+"""A model becomes files of other runtimes, each proved equal before it appears (`verify`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from cgrseg._atomic import atomic_write
+from cgrseg.inference.runtimes import EXTRA_FILE, METADATA_KEY, SUFFIXES, require
+from cgrseg.nn import CGRSeg
+from cgrseg.nn.fuse import fuse
+from cgrseg.preprocessing import Size
+from cgrseg.weights.artifact import describe_model
+
+from .graph import Io, quiet, trace
+from .verify import BATCHES, SIZES, Check, verify
+
+OPSET = 18
+FORMATS = ("onnx", "openvino", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A file that was written, and how it compares with PyTorch."""
+
+    path: Path
+    checks: list[Check]
+
+
+def export(
+    model: CGRSeg,
+    out: str | os.PathLike[str],
+    *,
+    name: str = "model",
+    formats: Sequence[str] = FORMATS,
+    io: Io = "tensor",
+    size: Size | None = None,
+    sizes: Sequence[Size] = SIZES,
+    batches: Sequence[int] = BATCHES,
+) -> list[Export]:
+    """Write a model for other runtimes, once each file has been compared with PyTorch in its own runtime.
+
+    For NAME it writes NAME.onnx, NAME.xml with NAME.bin (OpenVINO) and NAME.pt2 (torch.export), with classes,
+    preprocessing and card inside, or NAME.image.* with pictures as inputs; and a report beside each, .json.
+    Either all files of the call appear, or none.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU.
+        out: folder; it is made if need be.
+        formats: of "onnx" (opset 18), "openvino", "torch".
+        io: "tensor": normalised images -> stride-8 logits; "image": uint8 [B, H, W, 3] -> label map [B, H, W].
+        size: the only (height, width) that the files take; None for any.
+        sizes, batches: what is compared; of sizes only `size`, if that is given.
+
+    Raises:
+        ValueError: a runtime is missing, a size is needed (bias mode "official"), or a file deviates.
+        OSError: the folder can't be written to.
+    """
+    for kind in formats:
+        if kind not in FORMATS:
+            raise ValueError(f"no format is called {kind!r}: choose from {', '.join(FORMATS)}")
+        require(kind)
+    if "onnx" in formats:
+        _require_exporter()
+    description = describe_model(model)
+    network = fuse(model)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"model": json.loads(description.to_json()), "io": io, "size": size, "precision": "float32"}
+    text = json.dumps(about, ensure_ascii=False)
+    program = trace(network, io=io, preprocessing=description.preprocessing, size=size)
+    stem = f"{name}.image" if io == "image" else name
+    done = []
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
+        for kind in formats:
+            path = Path(temporary) / f"{stem}{SUFFIXES[kind]}"
+            WRITERS[kind](program, path, text, io)
+            checks = verify(path, model, io=io, sizes=[size] if size else sizes, batches=batches)
+            done.append(Export(folder / path.name, checks))
+        for file in sorted(Path(temporary).iterdir()):
+            shutil.move(file, folder / file.name)
+    for each in done:
+        table = [dataclasses.asdict(check) for check in each.checks]
+        report = {"file": each.path.name, "torch": torch.__version__, "checks": table}
+        with atomic_write(each.path.with_name(each.path.name + ".json")) as file:
+            file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return done
+
+
+def _write_onnx(program: ExportedProgram, path: Path, text: str, io: Io) -> None:
+    names = (["photos"], ["labels"]) if io == "image" else (["images"], ["logits"])
+    with quiet(), torch.no_grad():
+        onnx = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, verbose=False, input_names=names[0], output_names=names[1]
+        )
+    assert onnx is not None
+    onnx.model.metadata_props[METADATA_KEY] = text
+    onnx.save(path)
+
+
+def _write_openvino(program: ExportedProgram, path: Path, text: str, io: Io) -> None:
+    import openvino  # type: ignore[import-untyped]
+
+    with quiet():
+        model = openvino.convert_model(program)
+    model.outputs[0].get_tensor().set_names({"labels" if io == "image" else "logits"})
+    model.set_rt_info(text, METADATA_KEY)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _write_torch(program: ExportedProgram, path: Path, text: str, io: Io) -> None:
+    with quiet():
+        torch.export.save(program, path, extra_files={EXTRA_FILE: text})
+
+
+WRITERS: dict[str, Any] = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
+
+
+def _require_exporter() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f'{error.name} is not installed: pip install "cgrseg[onnx]"') from error

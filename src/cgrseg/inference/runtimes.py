@@ -1,0 +1,227 @@
+"""Exported files under one face: ONNX Runtime, OpenVINO and torch.export behave as the model they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cgrseg.nn.model import check_images
+from cgrseg.preprocessing import Size
+from cgrseg.weights.artifact import Description
+
+Runtime = Literal["auto", "torch", "onnx", "openvino"]
+SUFFIXES: dict[str, str] = {"openvino": ".xml", "onnx": ".onnx", "torch": ".pt2"}  # the fastest on a CPU first
+EXTRA_FILE = "cgrseg.json"  # inside a .pt2
+METADATA_KEY = "cgrseg"  # inside .onnx and .xml
+Run = Callable[[Tensor], Tensor]
+
+
+class ExportedNetwork(nn.Module):
+    """A file that `cgrseg export` wrote, called as the model it came from.
+
+    Args:
+        path: the file.
+        runtime: "torch", "onnx" or "openvino".
+        description: what the file says about its model.
+        size: the only (height, width) that it takes, or None for any.
+        run: images float32 on the CPU -> logits.
+
+    Shape: images float [B, 3, H, W], H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
+    """
+
+    def __init__(self, *, path: Path, runtime: str, description: Description, size: Size | None, run: Run) -> None:
+        super().__init__()
+        self.path, self.runtime, self.size, self._run = path, runtime, size, run
+        self.spec, self.labels = description.spec, description.labels
+        self.preprocessing, self.card = description.preprocessing, description.card
+        # Empty: whoever asks a model's parameters for device and type gets the answer of this one's inputs.
+        self.inputs = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        size = (images.shape[2], images.shape[3])
+        if self.size is not None and size != self.size:
+            raise ValueError(
+                f"{self.path} takes {self.size[0]}x{self.size[1]} pixels only, not {size[0]}x{size[1]}: export it "
+                "with that --size, or from weights whose bias mode is relative"
+            )
+        return self._run(images)
+
+
+def find_exported(path: str | os.PathLike[str], runtime: Runtime = "auto") -> Path | None:
+    """The exported file that a path means: itself, or the fastest of a folder whose runtime is installed.
+
+    None where the path is neither.
+
+    Raises:
+        ValueError: the folder holds no such file or several, or the file belongs to another runtime.
+    """
+    path = Path(path)
+    if path.is_dir():
+        wanted = [name for name in SUFFIXES if runtime in (name, "auto") and (runtime != "auto" or installed(name))]
+        for name in wanted:
+            found = [
+                file
+                for file in sorted(path.glob(f"*{SUFFIXES[name]}"))
+                if not file.stem.endswith((".image", ".int8")) and not file.name.startswith(".")
+            ]
+            if len(found) > 1:
+                raise ValueError(f"{path} holds {len(found)} {SUFFIXES[name]} files: name one, such as {found[0]}")
+            if found:
+                return found[0]
+        if runtime == "auto":
+            return None
+        kinds = " or ".join(SUFFIXES[name] for name in wanted)
+        raise ValueError(f"{path} holds no {kinds} file of ours: make one with `cgrseg export --out {path}`")
+    if path.suffix not in SUFFIXES.values():
+        return None
+    if runtime != "auto" and SUFFIXES[runtime] != path.suffix:
+        raise ValueError(f'{path} is no file of runtime "{runtime}": that takes {SUFFIXES[runtime]}')
+    return path
+
+
+def installed(runtime: str) -> bool:
+    """Whether a runtime's package is there."""
+    return find_spec({"onnx": "onnxruntime"}.get(runtime, runtime)) is not None
+
+
+def require(runtime: str) -> None:
+    """Raise ValueError with the cure where a runtime is not installed."""
+    if not installed(runtime):
+        raise ValueError(f'runtime {runtime} is not installed: pip install "cgrseg[{runtime}]"')
+
+
+def open_exported(
+    path: str | os.PathLike[str], device: str | torch.device = "auto", *, threads: int | None = None
+) -> ExportedNetwork:
+    """Open a file that `cgrseg export --io tensor` wrote.
+
+    Args:
+        path: .onnx, .xml (OpenVINO, its .bin beside it) or .pt2 (torch.export).
+        device: "auto", "cpu", "cuda" (onnx with a CUDA build, torch) or "gpu" (openvino).
+        threads: CPU threads of the runtime; None leaves it to the runtime.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not ours or damaged, has pictures as inputs, its runtime is missing or lacks the device.
+    """
+    path = Path(path)
+    runtime = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix), None)
+    if runtime is None:
+        raise ValueError(f"{path} is no exported file: those end in {', '.join(SUFFIXES.values())}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no exported file at {path}")
+    require(runtime)
+    opened = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[runtime]
+    try:
+        run, text = opened(path, str(device), threads)
+    except _Wrong as error:
+        raise ValueError(str(error)) from error.__cause__
+    except Exception as error:  # each runtime has errors of its own
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} can't be opened by runtime {runtime} ({line}): export it again") from error
+    if not text:
+        raise ValueError(f"{path} was not written by `cgrseg export`: it lacks classes and preprocessing")
+    try:
+        table = json.loads(text)
+        description, io, size = Description.from_json(json.dumps(table["model"])), table["io"], table["size"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} describes its model wrongly ({error}): export it again") from error
+    if io != "tensor":
+        raise ValueError(f"{path} takes pictures and is for callers without cgrseg: export it with --io tensor")
+    size = None if size is None else (int(size[0]), int(size[1]))
+    return ExportedNetwork(path=path, runtime=runtime, description=description, size=size, run=run)
+
+
+class _Wrong(Exception):
+    """A message for the user, as opposed to what a runtime raises."""
+
+
+def _open_onnx(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
+    session = onnx_session(path, device, threads)
+    name = session.get_inputs()[0].name
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: _array(images)})[0])
+
+    return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+
+
+def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) -> Any:
+    """An ONNX Runtime session on a device, the CPU as the second choice of "auto"."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    kind = device.partition(":")[0]
+    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if kind not in ("auto", "cpu", "cuda") or (kind == "cuda" and not cuda):
+        raise _Wrong(f"runtime onnx has no device {device!r} here: use cpu, or install onnxruntime-gpu for cuda")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
+    if cuda and kind != "cpu":
+        providers.insert(0, "CUDAExecutionProvider")
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+
+
+def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
+    model, compiled = openvino_model(path, device, threads)
+
+    def run(images: Tensor) -> Tensor:
+        # A request of its own for each call: threads may share the network.
+        result = compiled.create_infer_request().infer([_array(images)])[0]
+        return torch.from_numpy(np.array(result))
+
+    return run, model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else ""
+
+
+def openvino_model(path: Path, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
+    """A model as OpenVINO reads it and as it runs it, in float32 where it is not quantised."""
+    import openvino  # type: ignore[import-untyped]
+
+    core = openvino.Core()
+    place = "CPU" if device == "auto" else device.upper()
+    if place.partition(".")[0] not in core.available_devices:
+        known = ", ".join(name.lower() for name in core.available_devices)
+        raise _Wrong(f"runtime openvino has no device {device!r} here: use {known}")
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None and place == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = threads
+    model = core.read_model(path)
+    return model, core.compile_model(model, place, settings)
+
+
+def _open_torch(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
+    from torch.export.passes import move_to_device_pass
+
+    place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise _Wrong(f"runtime torch has no device {device!r} here: use cpu")
+    extra = {EXTRA_FILE: ""}
+    program = torch.export.load(path, extra_files=extra)
+    if place.type != "cpu":
+        program = move_to_device_pass(program, place)
+    network = program.module()
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(images.to(place))
+        return logits
+
+    return run, extra[EXTRA_FILE]
+
+
+def _array(images: Tensor) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(images.detach().cpu().numpy())

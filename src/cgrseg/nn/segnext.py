@@ -1,0 +1,73 @@
+"""SegNeXt's decoder, the paper's nearest rival (Tables 1-3, 7): three scales side by side, then Hamburger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .ablations.hamburger import Hamburger
+from .reconstruction import resize
+
+RANK = 16  # of the factorisation in the released T and S
+
+
+class NoContext(nn.Module):
+    """Nothing is extracted: pyramid -> []."""
+
+    def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        return []
+
+
+class Concatenation(nn.Module):
+    """The pyramid at stride 8, side by side, 1×1 to D.
+
+    Args:
+        channels: widths (C2, C3, C4).
+        width: D.
+
+    Shape: pyramid [c2, c3, c4], context [] -> [B, D, h2, w2].
+    """
+
+    def __init__(self, *, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.squeeze = convolution_group_norm(sum(channels), width)
+
+    def forward(self, pyramid: Sequence[Tensor], context: Sequence[Tensor]) -> Tensor:
+        size = pyramid[0].shape[2:]
+        out: Tensor = self.squeeze(torch.cat([pyramid[0], *(resize(scale, size) for scale in pyramid[1:])], dim=1))
+        return out
+
+
+class HamburgerHead(nn.Module):
+    """logits = cls(1×1(hamburger(x))).
+
+    Args:
+        channels: D.
+        num_classes: K.
+        dropout: share of channels dropped before the classifier, while training.
+
+    Shape: [B, D, h, w] -> [B, K, h, w].
+    """
+
+    def __init__(self, *, channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.hamburger = Hamburger(channels=channels, rank=RANK)
+        self.align = convolution_group_norm(channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        assert self.classifier.bias is not None
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(self.align(self.hamburger(features))))
+        return logits
+
+
+def convolution_group_norm(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1×1 without bias, GroupNorm of 32 groups, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.GroupNorm(32, out_channels), nn.ReLU(inplace=True)
+    )

@@ -1,0 +1,230 @@
+"""The paper's figures, drawn from published and measured numbers and from real weights, at the width of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cgrseg._atomic import atomic_write
+from cgrseg.labels import LabelSpace
+
+from .looking import Heat, Photo, Stages
+from .published import published
+from .tables import Measured, cost_of, spec_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMN = 3.5  # inches
+STYLE: dict[Any, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "svg.fonttype": "none",
+    "lines.markersize": 4,
+}
+OURS, THEIRS, MEASURED = "#c1272d", "#3b6fa8", "#111111"
+FAMILIES = ("CGRSeg", "SegNeXt", "Segformer", "FeedFormer")  # drawn as lines, from their smallest to their largest
+BARS = 12
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png (300 dots an inch) and NAME.svg into `folder`."""
+    from matplotlib import rc_context
+
+    paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
+    for path in paths:
+        with atomic_write(path) as temporary, rc_context(STYLE):
+            figure.savefig(temporary, dpi=300)
+    return paths
+
+
+def _figure(height: float, width: float = COLUMN) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def frontier(measured: Sequence[Measured] = ()) -> Figure:
+    """Figure 1: mIoU on ADE20K over operations, as published; what was measured here is marked apart.
+
+    Where there are measured speeds, a second panel has the same mIoU, published or measured, over our latency.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        speeds = {one.spec: one.images_per_second for one in measured if one.images_per_second is not None}
+        figure = _figure(2.7 if not speeds else 5.0)
+        panels = figure.subplots(2 if speeds else 1, 1, squeeze=False)[:, 0]
+        _over_operations(panels[0], measured)
+        if speeds:
+            _over_latency(panels[1], speeds)
+        return figure
+
+
+def _over_operations(axes: Any, measured: Sequence[Measured]) -> None:
+    rows = [row for row in published()[0].rows if row.flops_g is not None and row.flops_g < 100]
+    for family in FAMILIES:
+        color = OURS if family == "CGRSeg" else THEIRS
+        points = [(row.flops_g, row.miou) for row in rows if row.method and row.method.startswith(family)]
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=0.8, alpha=0.6, zorder=1)
+    for row in rows:
+        ours = str(row.method).startswith("CGRSeg")
+        axes.plot(
+            row.flops_g,
+            row.miou,
+            marker="*" if ours else "o",
+            color=OURS if ours else THEIRS,
+            markersize=8 if ours else 3.5,
+        )
+        right = row.method not in TO_THE_LEFT
+        axes.annotate(
+            row.method,
+            (row.flops_g, row.miou),
+            xytext=(4 if right else -4, BELOW.get(str(row.method), 0)),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            fontsize=5.5,
+            fontweight="bold" if ours else "normal",
+        )
+    for one in measured:
+        score = one.miou.get(("ade20k", "whole"))
+        if score is not None:
+            axes.plot(cost_of(one.spec).paper_flops / 1e9, score, marker="x", color=MEASURED, linestyle="none")
+            axes.annotate(
+                "measured here",
+                (cost_of(one.spec).paper_flops / 1e9, score),
+                xytext=(4, -6),
+                textcoords="offset points",
+                fontsize=5.5,
+            )
+    axes.set(
+        xscale="log",
+        xlim=(2.7, 190),
+        xlabel="FLOPs at 512x512, G (paper's counter)",
+        ylabel="mIoU on ADE20K, % (published)",
+    )
+    axes.set_xticks([4, 8, 16, 32, 64], ["4", "8", "16", "32", "64"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3, linewidth=0.4)
+
+
+# Where a name would stand on another.
+TO_THE_LEFT = ("LRFormer-T", "Seaformer-L", "PEM-STDC2", "SegNeXt-S", "SegNeXt-T", "FeedFormer-B0", "FeedFormer-B2")
+BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": -8}
+
+
+def _over_latency(axes: Any, speeds: Mapping[Any, float]) -> None:
+    for row in published()[0].rows:
+        spec = spec_of(row)
+        speed = next((value for key, value in speeds.items() if spec is not None and key.name == spec.name), None)
+        if spec is None or not speed:
+            continue
+        ours = spec.name.startswith("cgrseg")
+        axes.plot(
+            1000 / speed,
+            row.miou,
+            marker="*" if ours else "o",
+            color=OURS if ours else THEIRS,
+            markersize=8 if ours else 4,
+        )
+        axes.annotate(
+            row.method, (1000 / speed, row.miou), xytext=(5, 0), textcoords="offset points", fontsize=5.5, va="center"
+        )
+    axes.set(xlabel="latency measured here, ms a photo", ylabel="mIoU on ADE20K, % (published)")
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.3, linewidth=0.4)
+
+
+def attention(photo: Photo, stages: Stages, layer: str) -> Figure:
+    """Figure 3: the photo, then over it each stage of one RCA's attention, dark blue low and yellow high.
+
+    Each map is stretched to its own range, which is printed under it.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        height, width = photo.shape[:2]
+        panels = [
+            ("photo", None),
+            ("axial sum", stages.area),
+            ("horizontal strip", stages.horizontal),
+            ("vertical strip", stages.vertical),
+            ("attention", stages.attention),
+        ]
+        columns = 2 if width > height else 3
+        rows = -(-len(panels) // columns)
+        figure = _figure(rows * (COLUMN / columns * height / width + 0.36))
+        places = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes, (title, heat) in zip(places, panels, strict=False):
+            axes.imshow(photo if heat is None else photo.mean(2), cmap=None if heat is None else "gray")
+            axes.set_title(title)
+            if heat is not None:
+                axes.imshow(heat, cmap="viridis", alpha=0.65)
+                axes.set_xlabel(f"{heat.min():.2f} to {heat.max():.2f}", fontsize=6)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        for axes in places[len(panels) :]:
+            axes.axis("off")
+        places[0].set_xlabel(layer, fontsize=6)
+        return figure
+
+
+def classes(weights: Heat, labels: LabelSpace, areas: dict[str, float]) -> Figure:
+    """Companion of Figure 4: the class embedding of a photo as bars, and each class's share of the label map."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        order = np.argsort(-weights, kind="stable")[:BARS][::-1]
+        figure = _figure(0.9 + 0.2 * len(order))
+        axes = figure.subplots()
+        places = np.arange(len(order))
+        colors = [tuple(channel / 255 for channel in labels.colors[index]) for index in order]
+        bars = axes.barh(places, 100 * weights[order], color=colors, edgecolor="grey", linewidth=0.5, height=0.7)
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=6)
+        shares = [100 * areas.get(labels.names[index], 0.0) for index in order]
+        axes.plot(shares, places, "D", color="black", markersize=3)
+        axes.set_yticks(places, [labels.names[index] for index in order])
+        axes.set(xlabel="%", xlim=(0, 1.18 * max(100 * float(weights.max()), *shares)))
+        axes.set_title("bars: class embedding; diamonds: share of the label map")
+        return figure
+
+
+def predictions(rows: Sequence[tuple[Photo, Any, Any, Any]], labels: LabelSpace, names: Sequence[str]) -> Figure:
+    """Figure 5: a row a photo, with photo, truth, and what each of two models says; the classes below.
+
+    Args:
+        rows: (photo [H, W, 3], truth, ours, peer's label map, each [H, W]); what is no class is black.
+        labels: names and colours.
+        names: the two models' titles.
+    """
+    from matplotlib import rc_context
+    from matplotlib.patches import Patch
+
+    palette = np.array(labels.colors, np.uint8)
+    with rc_context(STYLE):
+        shape = rows[0][0].shape
+        present = sorted(
+            {int(label) for row in rows for ids in row[1:] for label in np.unique(ids) if label < len(labels)}
+        )
+        legend = 0.16 * -(-len(present) // 4) + 0.1
+        figure = _figure(len(rows) * (2 * COLUMN / 4 * shape[0] / shape[1] + 0.05) + 0.25 + legend, width=2 * COLUMN)
+        grid = figure.subplots(len(rows), 4, squeeze=False)
+        for line, row in zip(grid, rows, strict=True):
+            line[0].imshow(row[0])
+            for axes, ids in zip(line[1:], row[1:], strict=True):
+                picture = palette[np.minimum(ids, len(labels) - 1)]
+                picture[ids >= len(labels)] = 0
+                axes.imshow(picture, interpolation="nearest")
+            for axes in line:
+                axes.set_xticks([])
+                axes.set_yticks([])
+        for axes, title in zip(grid[0], ("photo", "truth", *names), strict=True):
+            axes.set_title(title)
+        patches = [Patch(color=palette[label] / 255, label=labels.names[label]) for label in present]
+        figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=6, frameon=False)
+        return figure

@@ -1,0 +1,190 @@
+"""The paper's tables with ours beside them. Our columns hold only what was counted or measured here, never a print."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgrseg.measure.complexity import Cost, complexity
+from cgrseg.nn import VARIANTS, ModelSpec, build
+
+from .published import Row, Table
+
+FREE_FIELDS = ("num_classes", "dropout", "drop_path", "bias_mode")  # leave the architecture as it is
+DATASETS = {"coco-stuff10k": "coco-stuff", "coco-stuff164k": "coco-stuff"}  # format of the data -> the paper's name
+PAPER, OURS = "paper", "ours"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured here of one architecture.
+
+    Args:
+        spec: which.
+        images_per_second: from a benchmark file.
+        miou: in %, by (dataset in the paper's name, mode of evaluation).
+    """
+
+    spec: ModelSpec
+    images_per_second: float | None = None
+    miou: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+
+
+def spec_of(row: Row) -> ModelSpec | None:
+    """The architecture that a row is, if it can be built here."""
+    if row.ours is None:
+        return None
+    fields = {key: value for key, value in row.ours.items() if key != "model"}
+    return dataclasses.replace(VARIANTS[row.ours["model"]], **fields)
+
+
+def same_architecture(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether two specs differ at most in what leaves the architecture as it is."""
+    free = {field: getattr(one, field) for field in FREE_FIELDS}
+    return one == dataclasses.replace(other, **free)
+
+
+@cache
+def cost_of(spec: ModelSpec) -> Cost:
+    """Parameters and operations at 512x512 and 150 classes, as the paper counts."""
+    fields = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("name", "num_classes")}
+    with torch.device("meta"):
+        return complexity(build(spec.name, num_classes=150, **fields)).total
+
+
+def heading(table: Table) -> list[str]:
+    """The names of the columns of `lines`."""
+    columns = ["method"]
+    for name, unit, _, _ in _columns(table):
+        columns += [f"{name} {PAPER}{unit}", f"{name} {OURS}{unit}"]
+    return columns
+
+
+def lines(table: Table, measured: Sequence[Measured] = ()) -> list[list[str]]:
+    """The cells of a table, a list a row in the order of `heading`; "" where there is no number.
+
+    Ours are rounded to the digits that the paper prints.
+    """
+    return [_line(row, table, measured) for row in table.rows]
+
+
+def _line(row: Row, table: Table, measured: Sequence[Measured]) -> list[str]:
+    spec = spec_of(row)
+    found = [one for one in measured if spec is not None and same_architecture(one.spec, spec)]
+    speeds = [one.images_per_second for one in found if one.images_per_second is not None]
+    scores = [one.miou[table.dataset, table.mode] for one in found if (table.dataset, table.mode) in one.miou]
+    cost = cost_of(spec) if spec is not None else None
+    ours: dict[str, float | None] = {
+        "miou": scores[-1] if scores else None,
+        "flops_g": None if cost is None else cost.paper_flops / 1e9,
+        "params_m": None if cost is None else cost.parameters / 1e6,
+        "images_per_second": speeds[-1] if speeds else None,
+    }
+    label = row.method or "(label lost)"
+    cells = [f"{label} on {row.backbone}" if table.number == 7 else label]
+    for _, _, field, digits in _columns(table):
+        cells += [_number(getattr(row, field), digits), _number(ours[field], digits)]
+    return cells
+
+
+def _columns(table: Table) -> list[tuple[str, str, str, int]]:
+    """(name, unit, field, digits) of what a table compares; parameters and operations always stand there for ours."""
+    fine = table.number in (4, 5, 8)
+    columns = [
+        ("mIoU", ", %", "miou", 2 if table.number in (4, 8, 9, 10) else 1),
+        ("FLOPs", ", G", "flops_g", 2 if fine or table.number > 8 else 1),
+        ("parameters", ", M", "params_m", 2 if table.number in (4, 9, 10) else 1),
+    ]
+    return [*columns, ("speed", ", images/s", "images_per_second", 1)] if table.number == 1 else columns
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def title(table: Table) -> str:
+    """One line that says what the table is."""
+    scale = ", multi-scale and mirrored" if table.mode == "tta" else ""
+    return f"Table {table.number}: {table.title.lower()}, {table.dataset}{scale}"
+
+
+def render(table: Table, measured: Sequence[Measured], form: str) -> str:
+    """The table as text: "md", "csv" (no title) or "html"."""
+    head, rows = heading(table), lines(table, measured)
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [["table", *head], *([str(table.number), *row] for row in rows)]
+        )
+        return text.getvalue()
+    if form == "html":
+        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+        return f"<h2>{html.escape(title(table))}</h2>\n<table>\n<tr>{cells}</tr>\n{body}</table>\n"
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    bars = [
+        "|".join(("", *(f" {cell:{width}} " for cell, width in zip(row, widths, strict=True)), ""))
+        for row in [head, *rows]
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + (":" if index else "-") for index, width in enumerate(widths)) + "|"
+    lost = [
+        f"- {row.method or 'the row of ' + str(row.miou)}: the text lost {row.lost}" for row in table.rows if row.lost
+    ]
+    return "\n".join([f"## {title(table)}", "", bars[0], rule, *bars[1:], *([""] if lost else []), *lost]) + "\n"
+
+
+def read_scores(place: Path) -> list[Measured]:
+    """What `cgrseg val --out` wrote: a scores.json, or all within a folder, the oldest first.
+
+    Raises:
+        ValueError: none is there, or one is no such file.
+    """
+    paths = [place] if place.is_file() else sorted(place.rglob("scores.json"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        raise ValueError(f"--scores {place} holds no scores.json: give a folder that `cgrseg val --out` wrote")
+    return [_read_score(path) for path in paths]
+
+
+def _read_score(path: Path) -> Measured:
+    table = _json(path, "`cgrseg val --out` of this version")
+    try:
+        dataset = DATASETS.get(table["format"], table["format"])
+        return Measured(spec=ModelSpec(**table["spec"]), miou={(dataset, table["mode"]): 100 * table["miou"]})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no {error}: write it again with `cgrseg val --out` of this version") from error
+
+
+def read_speeds(path: Path) -> list[Measured]:
+    """The rows of a benchmark file: {"results": [{"model", "images_per_second", ...}]}, or such a list by itself.
+
+    A row may have "spec", the model's other fields. Rows of models that are not ours are passed over.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    table = _json(path, "`cgrseg benchmark`")
+    rows = table.get("results", []) if isinstance(table, dict) else table
+    found = []
+    for row in rows:
+        if row.get("model") in VARIANTS and row.get("images_per_second") is not None:
+            spec = dataclasses.replace(VARIANTS[row["model"]], **row.get("spec", {}))
+            found.append(Measured(spec=spec, images_per_second=float(row["images_per_second"])))
+    if not found:
+        raise ValueError(f"--speed {path} holds no row with model and images_per_second of a model of ours")
+    return found
+
+
+def _json(path: Path, maker: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: give one of {maker}") from error

@@ -1,0 +1,57 @@
+"""Loss and scores also reach TensorBoard and Weights & Biases, where they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cgrseg.cli.main import main
+
+SMALL = ["--model=cgrseg_n", "--batch=2", "--augment.crop=64", "--augment.resize_to=null", "--workers=0", "--steps=2"]
+
+
+def train(data: Path, out: Path, logger: str) -> int:
+    return main(["train", "--data", str(data), "--out", str(out), *SMALL, "--log_every=1", f"--loggers=[{logger}]"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_gets_every_line_of_the_log_and_every_score(squares: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra `tensorboard`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(squares, tmp_path / "run", "tensorboard") == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+    assert [event.step for event in events.Scalars("val/miou")] == [1, 2]
+
+
+def test_wandb_gets_every_line_of_the_log_and_every_score(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb`")
+    sent: list[tuple[int | None, dict[str, float]]] = []
+
+    class Run:
+        id = "1"
+
+        def log(self, metrics: dict[str, float], step: int | None) -> None:
+            sent.append((step, metrics))
+
+    monkeypatch.setattr(wandb, "init", lambda **settings: chosen.update(settings) or Run())
+    chosen: dict[str, object] = {}
+    assert train(squares, tmp_path / "run", "wandb") == 0
+    assert chosen["project"] == "cgrseg" and chosen["name"] == "run"
+    assert [step for step, metrics in sent if "train/loss" in metrics] == [1, 2]
+    assert [step for step, metrics in sent if "val/miou" in metrics] == [1, 2]
+
+
+def test_a_logger_that_is_not_installed_is_one_line(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    assert train(squares, tmp_path / "run", "wandb") == 2
+    assert 'pip install "cgrseg[wandb]"' in capsys.readouterr().err.splitlines()[-1]
+    assert train(squares, tmp_path / "run", "wandbb") == 2
+    assert "--loggers takes" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,279 @@
+"""The page in a real browser: what a visitor does, and what the visitor is told."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cgrseg.cli.main import main
+from cgrseg.inference.segmenter import Segmenter
+from cgrseg.labels import LabelSpace
+from cgrseg.nn import build
+from cgrseg.weights import artifact
+
+pytest.importorskip("gradio", reason="needs the extra app")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+
+from cgrseg.serving.app import comparison, launch, make_page  # noqa: E402
+from cgrseg.serving.choices import Choices  # noqa: E402
+from cgrseg.serving.viewer import payload  # noqa: E402
+
+# Gradio and what it stands on call parts of each other old, and leave files for the garbage collector to close.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::PendingDeprecationWarning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+CHROMIUM = Path("/usr/bin/chromium")
+PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+PATIENCE = 60_000  # milliseconds: a busy machine is slow
+
+
+@pytest.fixture(autouse=True)
+def forgiving() -> Iterator[None]:
+    """Collect what Gradio left open here, where it is forgiven, and not in a later test of another file."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with other classes: a place called <b>sky</b>, which the page must not take for markup."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "other.safetensors"
+    labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
+    artifact.save(build("cgrseg_n", num_classes=2), path, labels=labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(other: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
+    page = make_page(Choices(["cgrseg_t-ccp12", str(other)], device="cpu", short_side=96))
+    yield launch(page, host="127.0.0.1", port=None, block=False)
+    page.close()
+    del os.environ["GRADIO_TEMP_DIR"]
+
+
+@pytest.fixture(scope="module")
+def browser(address: str) -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page, open; at the end: no script failed and nothing was asked of another machine."""
+    page = browser.new_page(viewport={"width": 1200, "height": 850})
+    page.set_default_timeout(PATIENCE)
+    failures: list[str] = []
+    asked: set[str] = set()
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url[:8] else ""))
+    page.goto(address)
+    page.wait_for_selector("#photo input[type=file]", state="attached")
+    yield page
+    page.close()
+    assert failures == []
+    assert asked - {""} == {address.split("/")[2]}
+
+
+def upload(page: Any, path: Path, viewer: str = "#photo-viewer") -> None:
+    page.set_input_files("#photo input[type=file]", str(path))
+    page.wait_for_selector(f"{viewer} .cgr-legend button")
+
+
+def pixels(page: Any) -> str:
+    return str(page.eval_on_selector("#photo-viewer canvas", "canvas => canvas.toDataURL()"))
+
+
+def legend(page: Any) -> dict[str, str]:
+    rows = page.query_selector_all("#photo-viewer .cgr-legend tr")
+    return dict(row.inner_text().strip().replace("\n", "\t").split("\t", 1) for row in rows)
+
+
+def test_a_photo_shows_its_classes_and_each_can_be_shown_alone(page: Any) -> None:
+    upload(page, PHOTO)
+    result = Segmenter("cgrseg_t-ccp12", device="cpu", short_side=96)(PHOTO)
+    expected = {name: f"{100 * share:.1f} %" for name, share in result.areas().items() if share >= 0.001}
+    shown = legend(page)
+    assert {name: value.strip() for name, value in shown.items() if value.strip() != "< 0.1 %"} == expected
+    assert "512 x 600 pixels, seen at 96 x 113" in page.inner_text("#photo-viewer .cgr-note")
+
+    everything = pixels(page)
+    first = page.locator("#photo-viewer .cgr-legend button").first
+    first.focus()
+    page.keyboard.press("Enter")
+    assert first.get_attribute("aria-pressed") == "true" and pixels(page) != everything
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")  # the next class, by keyboard alone
+    assert first.get_attribute("aria-pressed") == "false"
+    page.click("#photo-viewer .cgr-all")
+    assert pixels(page) == everything
+
+    canvas = page.locator("#photo-viewer canvas")
+    canvas.hover(position={"x": 5, "y": 5})
+    name = result.names[result.labels[8, 8]]
+    assert page.inner_text("#photo-viewer .cgr-here") == f"{name}, {expected[name]}"
+    canvas.click(position={"x": 5, "y": 5})
+    assert page.inner_text("#photo-viewer .cgr-legend button[aria-pressed=true]") == name
+
+
+def test_opacity_slider_and_views_redraw_at_once(page: Any) -> None:
+    upload(page, PHOTO)
+    labels = pixels(page)
+    page.fill("#opacity input[type=number]", "1")
+    page.wait_for_function(
+        "before => document.querySelector('#photo-viewer canvas').toDataURL() !== before", arg=labels
+    )
+    opaque = pixels(page)
+    page.click("#photo-viewer [data-view=split]")
+    split = pixels(page)
+    page.fill("#photo-viewer .cgr-split", "0")
+    assert len({labels, opaque, split}) == 3
+    page.click("#photo-viewer [data-view=confidence]")
+    red, green, blue = page.eval_on_selector(
+        "#photo-viewer canvas", "canvas => [...canvas.getContext('2d').getImageData(99, 99, 1, 1).data].slice(0, 3)"
+    )
+    assert red == green == blue > 0
+
+
+def test_overlay_mask_and_json_can_be_downloaded(page: Any, tmp_path: Path) -> None:
+    upload(page, PHOTO)
+    result, files = Segmenter("cgrseg_t-ccp12", device="cpu", short_side=96)(PHOTO), {}
+    for what in ("overlay", "mask", "JSON"):
+        page.wait_for_selector(f"#download-{what}:not([disabled])")
+        with page.expect_download() as download:
+            page.click(f"#download-{what}")
+        files[what] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[what])
+    assert [path.name for path in files.values()] == [
+        "grace_hopper.overlay.jpg",
+        "grace_hopper.mask.png",
+        "grace_hopper.json",
+    ]
+    with Image.open(files["mask"]) as mask, Image.open(files["overlay"]) as overlay:
+        assert np.array_equal(np.asarray(mask), result.labels)
+        assert overlay.height == 600 and overlay.width > 512  # with the legend beside the photo
+    table = json.loads(files["JSON"].read_text(encoding="utf-8"))
+    assert (table["width"], table["height"], table["weights"]) == (512, 600, "cgrseg_t-ccp12")
+    assert {each["name"]: each["share"] for each in table["classes"]} == pytest.approx(result.areas())
+
+
+def test_wrong_files_show_a_message_that_says_what_to_do(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no photo")
+    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.txt"))
+    page.wait_for_selector(".toast-body:has-text('Invalid file type: notes.txt')")
+    (tmp_path / "notes.png").write_text("no photo")
+    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.png"))
+    page.wait_for_selector(".toast-body:has-text('notes.png is no photo that can be read: convert it')")
+    assert str(tmp_path.parent) not in page.inner_text(".toast-body")
+
+
+def test_the_example_and_other_weights_and_a_narrow_screen(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#photo-viewer .cgr-legend button")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.click("#weights input")
+    page.click("[role=option]:has-text('other')")
+    page.wait_for_function("!document.querySelector('#photo-viewer .cgr-legend').innerText.includes('background')")
+    assert set(legend(page)) <= {"<b>sky</b>", "tree"}
+
+
+def test_a_video_comes_back_labelled(page: Any, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs the extra video")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for shade in (40, 90, 200):
+            frame = np.full((64, 96, 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    page.click("role=tab[name=Video]")
+    page.click("text=Label the video")
+    page.wait_for_selector(".toast-body:has-text('Drop a video first')")
+    page.set_input_files("#clip input[type=file]", str(tmp_path / "clip.mp4"))
+    page.wait_for_selector("#clip :text('KB')")
+    page.click("text=Label the video")
+    found = page.wait_for_selector("video[src*='clip.overlay.mp4']", state="attached")
+    assert found is not None
+
+
+def test_the_camera_is_labelled_live(page: Any) -> None:
+    page.click("role=tab[name=Camera]")
+    page.click("#camera button:has-text('Click to Access Webcam')")
+    page.click("#camera button[aria-label*='start' i], #camera button:has-text('Record')")
+    page.wait_for_selector("#camera-viewer .cgr-legend button")
+
+
+def test_two_weights_stand_beside_each_other(page: Any) -> None:
+    page.click("role=tab[name=Compare]")
+    page.set_input_files("#compared-photo input[type=file]", str(PHOTO))
+    text = page.wait_for_selector("#comparison table").inner_text()
+    assert "<b>sky</b>" in text or "tree" in text
+    assert "Both name the same class on 0.0% of the photo" in page.inner_text("#comparison")
+
+
+def test_a_comparison_counts_agreement_by_name() -> None:
+    model = build("cgrseg_n", num_classes=2)
+    model.labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
+    photo = np.zeros((64, 64, 3), np.uint8)
+    left = Segmenter(model)(photo)
+    right = Segmenter(model)(photo)
+    left.labels[:], right.labels[:32], right.labels[32:] = 0, 0, 1
+    text = comparison("one", left, "a<i>b", right)
+    assert "same class on 50.0% of the photo" in text
+    assert "&lt;b&gt;sky&lt;/b&gt;</td><td>100.0%</td><td>50.0%" in text and "<i>" not in text
+
+
+def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> None:
+    model = build("cgrseg_n", num_classes=300)
+    result = Segmenter(model, short_side=64)(np.zeros((64, 2000, 3), np.uint8))
+    result.labels[:] = 299
+    shown = payload(result, "note")
+    assert [each["id"] for each in shown["classes"]] == [299]
+
+    with Image.open(io.BytesIO(base64.b64decode(shown["mask"].partition(",")[2]))) as mask:
+        assert mask.size == (1280, 41)
+        assert mask.getpixel((600, 20)) == (299 - 256, 1, 0)
+
+
+def test_wrong_weights_are_one_line_before_the_page_opens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["app", "--weights", "cgrseg_t-ccp13"]) == 2
+    assert "did you mean 'cgrseg_t-ccp12'?" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["app", "--weights", str(other), "--device", "cpu", "--port", str(port)]) == 2
+    assert f"127.0.0.1:{port} can't be listened at (Address already in use): choose another" in capsys.readouterr().err
+
+
+def test_two_files_of_one_name_are_refused(other: Path, tmp_path: Path) -> None:
+    (tmp_path / other.name).write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match="have the same name"):
+        Choices([str(other), str(tmp_path / other.name)])

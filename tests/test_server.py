@@ -1,0 +1,628 @@
+"""The HTTP server: every output, every limit, hostile senders, and nobody's answer goes to another."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import random
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+import uvicorn
+
+from cgrseg.cli.main import main
+from cgrseg.inference.segmenter import Prepared, Segmenter
+from cgrseg.labels import LabelSpace
+from cgrseg.nn import build
+from cgrseg.serving import batching
+from cgrseg.serving.answers import run_lengths
+from cgrseg.serving.limits import Limits
+from cgrseg.serving.server import ServerConfig, make_app, make_carrier
+from cgrseg.weights import artifact
+
+COLORS = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
+# Pillow warns of what it finds odd in a damaged file; the suite would turn that into errors inside the server.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::UserWarning:TiffImagePlugin")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = build("cgrseg_n", num_classes=3)
+    torch.nn.init.normal_(model.head.classifier.weight)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    artifact.save(model, path, labels=LabelSpace(names=("sky", "road", "tree"), colors=COLORS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmenter(weights: Path) -> Segmenter:
+    return Segmenter(weights, device="cpu")
+
+
+class Server:
+    """A running server of this process: its port, and a way to ask it."""
+
+    def __init__(self, port: int, uvicorn_server: uvicorn.Server) -> None:
+        self.port, self.uvicorn = port, uvicorn_server
+
+    def ask(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, *, method: str | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def segment(self, body: Any, query: str = "", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.ask(f"/v1/segment{query}", body, {"content-type": "image/png", **named})
+
+    def waiting(self) -> float:
+        match = re.search(rb"^cgrseg_waiting ([\d.]+)", self.ask("/metrics")[2], re.MULTILINE)
+        assert match is not None
+        return float(match[1])
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        for _ in range(3000):
+            if holds():
+                return
+            time.sleep(0.01)
+        raise AssertionError("waited 30 s in vain")
+
+
+@contextmanager
+def running(segmenter: Segmenter, *, key: str | None = None, **limits: Any) -> Iterator[Server]:
+    config = ServerConfig(limits=Limits(**limits), key=key)
+    server = uvicorn.Server(make_carrier(lambda: make_app(segmenter, config, name="tiny"), config))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        running = Server(listener.getsockname()[1], server)
+        running.until(lambda: server.started)
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server(segmenter: Segmenter) -> Iterator[Server]:
+    with running(segmenter, pixels=2**16, network_pixels=2**15, bytes=2**18, queue=2500) as server:
+        yield server
+
+
+def draw(seed: int, size: tuple[int, int] = (48, 40)) -> np.ndarray:
+    """uint8 [H, W, 3] of coloured blocks; `size` is width, height."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (-(-size[1] // 8), -(-size[0] // 8), 3), dtype=np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)[: size[1], : size[0]]
+
+
+def encoded(photo: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def form(*files: bytes, field: str = "file", boundary: str = "xyz") -> tuple[bytes, str]:
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="a.png"\r\n\r\n'.encode()
+        + file
+        + b"\r\n"
+        for file in files
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def labels_in(mask: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(mask)) as picture:
+        assert picture.mode == "P" and picture.getpalette()[:9] == [value for color in COLORS for value in color]
+        return np.asarray(picture)
+
+
+class Gated(Segmenter):
+    """Labels nothing before its gate opens."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.gate = threading.Event()
+
+    def run(self, group: Any) -> Any:
+        assert self.gate.wait(60)
+        return super().run(group)
+
+
+# What comes out.
+
+
+def test_a_mask_is_the_segmenter_s_own_in_body_and_form(server: Server, segmenter: Segmenter) -> None:
+    photo = draw(1, (61, 43))
+    expected = segmenter(photo).labels
+    assert len(np.unique(expected)) > 1
+    status, headers, mask = server.segment(encoded(photo))
+    assert (status, headers["content-type"], headers["cache-control"]) == (200, "image/png", "no-store")
+    np.testing.assert_array_equal(labels_in(mask), expected)
+    body, kind = form(encoded(photo))
+    status, _, mask = server.segment(body, content_type=kind)
+    assert status == 200
+    np.testing.assert_array_equal(labels_in(mask), expected)
+
+
+def test_a_rotated_photo_is_answered_upright(server: Server, segmenter: Segmenter) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = draw(2, (48, 32))
+    upright = np.rot90(photo, -1)
+    status, _, mask = server.segment(encoded(photo, exif=exif))
+    assert status == 200
+    np.testing.assert_array_equal(labels_in(mask), segmenter(upright).labels)
+
+
+def test_an_overlay_is_a_jpeg_with_legend(server: Server, segmenter: Segmenter) -> None:
+    photo = draw(3)
+    status, headers, content = server.segment(encoded(photo), "?output=overlay&confidence=true")
+    assert (status, headers["content-type"]) == (200, "image/jpeg")
+    result = segmenter(photo)
+    with Image.open(io.BytesIO(content)) as picture:
+        expected = np.asarray(result.overlay()).astype(int)
+        assert np.abs(np.asarray(picture.convert("RGB")) - expected).mean() < 6
+    assert float(headers["x-confidence"]) == pytest.approx(result.confidence().mean(), abs=1e-3)
+
+
+def test_json_tells_shares_and_confidence(server: Server, segmenter: Segmenter) -> None:
+    photo = draw(4)
+    status, _, content = server.segment(encoded(photo), "?output=json&confidence=true")
+    told, result = json.loads(content), segmenter(photo)
+    assert (status, told["width"], told["height"]) == (200, 48, 40)
+    assert {entry["name"]: entry["share"] for entry in told["classes"]} == pytest.approx(result.areas())
+    confidence = result.confidence()
+    for entry in told["classes"]:
+        inside = result.labels == entry["id"]
+        assert entry["pixels"] == inside.sum() and entry["color"] == list(COLORS[entry["id"]])
+        assert entry["confidence"] == pytest.approx(confidence[inside].mean(), abs=1e-4)
+    assert told["confidence"] == pytest.approx(confidence.mean(), abs=1e-4)
+
+
+def from_counts(counts: list[int], size: list[int]) -> np.ndarray:
+    """Read uncompressed COCO run lengths."""
+    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return inside.reshape(size[::-1]).T
+
+
+def test_run_lengths_rebuild_the_label_map(server: Server, segmenter: Segmenter) -> None:
+    photo = draw(5, (50, 37))
+    told = json.loads(server.segment(encoded(photo), "?output=rle")[2])
+    labels = segmenter(photo).labels
+    rebuilt = np.full_like(labels, 255)
+    for entry in told["classes"]:
+        rebuilt[from_counts(entry["rle"]["counts"], entry["rle"]["size"])] = entry["id"]
+    np.testing.assert_array_equal(rebuilt, labels)
+
+
+@pytest.mark.parametrize("labels", [[[0]], [[1, 1], [1, 1]], [[0, 2], [2, 0]], [[0, 0, 1], [1, 1, 0]]])
+def test_run_lengths_alternate_from_outside_and_sum_to_the_photo(labels: list[list[int]]) -> None:
+    array = np.array(labels, np.uint8)
+    lengths = run_lengths(array)
+    assert sorted(lengths) == np.unique(array).tolist()
+    for label, counts in lengths.items():
+        assert sum(counts) == array.size and all(counts[1:])
+        np.testing.assert_array_equal(from_counts(counts, list(array.shape)), array == label)
+
+
+def test_short_side_is_the_network_s_and_the_answer_keeps_the_photo_s_size(server: Server, weights: Path) -> None:
+    photo = draw(6, (90, 60))
+    status, _, mask = server.segment(encoded(photo), "?short_side=32")
+    assert status == 200
+    np.testing.assert_array_equal(labels_in(mask), Segmenter(weights, device="cpu", short_side=32)(photo).labels)
+
+
+def test_the_model_says_its_names_colours_and_sizes(server: Server) -> None:
+    status, _, content = server.ask("/v1/model")
+    told = json.loads(content)
+    assert status == 200 and told["name"] == "tiny" and told["architecture"] == "cgrseg_n"
+    assert told["classes"][1] == {"id": 1, "name": "road", "color": [0, 200, 0]}
+    assert told["sizes"]["pad_multiple"] == 32 and told["limits"]["pixels"] == 2**16
+
+
+def test_machines_find_health_readiness_counters_and_the_interface(server: Server) -> None:
+    assert server.ask("/health")[0] == server.ask("/ready")[0] == server.ask("/docs")[0] == 200
+    server.segment(encoded(draw(0)))
+    text = server.ask("/metrics")[2].decode()
+    assert 'cgrseg_requests_total{route="/v1/segment",status="200"}' in text
+    assert "cgrseg_request_seconds_bucket" in text and "cgrseg_batch_photos_count" in text
+    interface = json.loads(server.ask("/openapi.json")[2])
+    assert {"/v1/segment", "/v1/model", "/health", "/ready", "/metrics"} == set(interface["paths"])
+    assert "image/*" in interface["paths"]["/v1/segment"]["post"]["requestBody"]["content"]
+
+
+# What is refused.
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises so many pixels and holds a few bytes of a well packed nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+
+
+GOOD = encoded(draw(7))
+JPEG = encoded(draw(7), "JPEG")
+GIF_BOMB = b"GIF89a" + struct.pack("<HH", 65535, 65535) + GOOD[6:]
+REFUSED: dict[str, tuple[bytes, dict[str, str], str, int]] = {
+    "nothing": (b"", {}, "", 400),
+    "too many bytes": (GOOD + bytes(2**18), {}, "", 413),
+    "far too many bytes": (GOOD + bytes(2**19), {}, "", 413),
+    "too many pixels": (encoded(np.zeros((300, 300, 3), np.uint8)), {}, "", 413),
+    "decompression bomb, PNG": (png_header(60_000, 60_000), {}, "", 413),
+    "decompression bomb, within Pillow's own limit": (png_header(9_000, 9_000), {}, "", 413),
+    "decompression bomb, GIF": (GIF_BOMB, {}, "", 413),
+    "endless side": (png_header(2**31 - 1, 1), {}, "", 413),
+    "thin strip that padding makes large": (encoded(np.zeros((1, 2000, 3), np.uint8)), {}, "", 413),
+    "short side that makes it large": (GOOD, {}, "?short_side=2000", 413),
+    "no pixels": (png_header(0, 10), {}, "", 415),
+    "text": (b"hello", {}, "", 415),
+    "zeros": (bytes(1000), {}, "", 415),
+    "PDF": (b"%PDF-1.7\n1 0 obj\n", {}, "", 415),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', {}, "", 415),
+    "EPS, which Pillow would hand to a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "", 415),
+    "zip": (b"PK\x03\x04" + GOOD, {}, "", 415),
+    "text that calls itself a picture": (b"<html>", {"content-type": "image/jpeg"}, "", 415),
+    "JSON": (b"{}", {"content-type": "application/json"}, "", 415),
+    "form of the other kind": (b"a=b", {"content-type": "application/x-www-form-urlencoded"}, "", 415),
+    "packed body": (GOOD, {"content-encoding": "gzip"}, "", 415),
+    "header only": (GOOD[:40], {}, "", 415),
+    "cut PNG": (GOOD[: len(GOOD) // 2], {}, "", 422),
+    "cut JPEG": (JPEG[: len(JPEG) // 2], {}, "", 422),
+    "GIF with a PNG inside": (b"GIF89a\x10\x00\x10\x00\x00\x00\x00" + GOOD, {}, "", 413),
+    "form without boundary": (form(GOOD)[0], {"content-type": "multipart/form-data"}, "", 400),
+    "form of two files": (form(GOOD, GOOD)[0], {"content-type": form()[1]}, "", 400),
+    "form of no file": (form()[0], {"content-type": form()[1]}, "", 400),
+    "broken form": (b"--xyz\r\nrubbish", {"content-type": form()[1]}, "", 400),
+    "unknown output": (GOOD, {}, "?output=poem", 422),
+    "negative side": (GOOD, {}, "?short_side=-1", 422),
+    "side in words": (GOOD, {}, "?short_side=huge", 422),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_answered_is_refused_in_one_line(
+    what: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, headers, query, expected = REFUSED[what]
+    if expected == 413:
+        monkeypatch.setattr(batching, "read_photo_bytes", lambda *_, **__: pytest.fail("it was decoded"))
+    status, got, content = server.ask(f"/v1/segment{query}", body, {"content-type": "image/png", **headers})
+    assert status == expected, content
+    detail = json.loads(content)["detail"]
+    assert detail and "\n" not in detail and "Traceback" not in detail
+    assert got["content-type"] == "application/json"
+
+
+def test_a_stream_without_length_is_cut_at_the_limit(server: Server) -> None:
+    pieces = (b"\x89PNG" + bytes(2**14) for _ in range(40))
+    status, _, _ = server.ask("/v1/segment", pieces, {"content-type": "image/png"})  # in chunks
+    assert status == 413
+    assert server.segment(GOOD)[0] == 200
+
+
+def test_unknown_paths_and_methods_are_not_found(server: Server) -> None:
+    assert server.ask("/v1/other")[0] == server.ask("/v1/../etc/passwd")[0] == 404
+    assert server.ask("/v1/segment")[0] == 405
+
+
+def test_polyglots_are_read_as_the_picture_that_they_are_or_not_at_all(server: Server) -> None:
+    for tail in (b"PK\x03\x04 zip", b"<script>alert(1)</script>", GOOD):
+        status, headers, _ = server.segment(JPEG + tail)
+        assert (status, headers["content-type"], headers["x-content-type-options"]) == (200, "image/png", "nosniff")
+    assert server.segment(b"<script>" + JPEG)[0] == 415
+
+
+def raw(server: Server, data: bytes, *, timeout: float = 20) -> bytes:
+    """Send bytes as they are; what comes back until the other side closes, or goes silent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=timeout) as connection:
+        answer = b""
+        try:
+            connection.sendall(data)
+            while part := connection.recv(65536):
+                answer += part
+        except (TimeoutError, ConnectionError):
+            pass
+        return answer
+
+
+POST = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nConnection: close\r\n"
+ABSURD = {
+    "one long header": POST + b"A: " + b"a" * 200_000 + b"\r\n\r\n",
+    "many headers": POST + b"".join(b"A%d: b\r\n" % i for i in range(20_000)) + b"\r\n",
+    "negative length": POST + b"Content-Length: -5\r\n\r\n",
+    "length in words": POST + b"Content-Length: five\r\n\r\n",
+    "length beyond all numbers": POST + b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+    "line breaks in a header": POST + b"A: b\rc\x00d\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01\x02\x00" + bytes(range(256)),
+    "long address": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "broken chunks": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", ABSURD)
+def test_absurd_requests_get_a_4xx_and_the_next_one_its_answer(what: str, server: Server) -> None:
+    answer = raw(server, ABSURD[what])
+    assert re.match(rb"HTTP/1.1 4\d\d ", answer) or answer == b"", answer[:200]
+    assert server.segment(GOOD)[0] == 200
+
+
+def test_slow_senders_are_cut_off(segmenter: Segmenter) -> None:
+    with running(segmenter, read_seconds=0.3) as server:
+        half = POST + b"Content-Length: 1000\r\n\r\nabc"
+        assert raw(server, half).startswith(b"HTTP/1.1 408 ")
+        for unfinished in (b"", b"GET /health HTT", b"GET /health HTTP/1.1\r\nHost: x\r\n"):
+            start = time.monotonic()
+            assert raw(server, unfinished) == b"" and time.monotonic() - start < 15
+        assert server.segment(GOOD)[0] == 200
+
+
+def test_a_sender_that_goes_away_leaves_nothing_behind(segmenter: Segmenter) -> None:
+    with running(segmenter, bytes=2**16) as server:
+        for _ in range(20):  # more than may be held at once
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(POST + b"Content-Length: 60000\r\n\r\n" + bytes(50_000))
+        server.until(lambda: server.segment(GOOD)[0] == 200)
+
+
+# Keys, queues and time.
+
+
+def test_only_the_right_key_opens_v1(segmenter: Segmenter) -> None:
+    with running(segmenter, key="geheim-ß") as server:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic geheim"}):
+            status, got, _ = server.ask("/v1/segment", GOOD, {"content-type": "image/png", **headers})
+            assert status == 401 and got["www-authenticate"] == "Bearer"
+        assert server.ask("/v1/model")[0] == 401 and server.ask("/health")[0] == server.ask("/ready")[0] == 200
+    with running(segmenter, key="secret") as server:
+        assert server.segment(GOOD, authorization="Bearer secret")[0] == 200
+        assert server.segment(GOOD, authorization="Bearer secret ")[0] == 200
+        assert server.segment(GOOD, authorization="Bearer secre")[0] == 401
+
+
+def test_a_full_queue_answers_503_with_retry_after_and_recovers(segmenter: Segmenter) -> None:
+    gated = Gated(segmenter.model)
+    with running(gated, batch=1, queue=2) as server, ThreadPoolExecutor(8) as pool:
+        places = batching.BATCHES + 2
+        asked = []
+        for number in range(places):
+            asked.append(pool.submit(server.segment, encoded(draw(number))))
+            server.until(lambda number=number: server.waiting() >= number + 1 - batching.BATCHES)  # type: ignore[misc]
+        server.until(lambda: server.waiting() == 2)
+        status, headers, _ = server.segment(GOOD)
+        assert status == 503 and 1 <= int(headers["retry-after"]) <= 60
+        assert server.ask("/ready")[0] == 503 and server.ask("/health")[0] == 200
+        gated.gate.set()
+        assert [future.result()[0] for future in asked] == [200] * places
+        assert server.segment(GOOD)[0] == server.ask("/ready")[0] == 200
+
+
+def test_who_waits_too_long_gets_504_and_frees_the_place(segmenter: Segmenter) -> None:
+    gated = Gated(segmenter.model)
+    with running(gated, batch=1, seconds=0.3) as server, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.segment, GOOD) for _ in range(6)]
+        assert [future.result()[0] for future in asked] == [504] * 6
+        assert server.waiting() == 0
+        gated.gate.set()
+        server.until(lambda: server.segment(GOOD)[0] == 200)
+
+
+def test_photos_of_one_padded_size_go_through_the_network_together(segmenter: Segmenter) -> None:
+    groups: list[list[tuple[int, ...]]] = []
+
+    class Noting(Gated):
+        def run(self, group: list[Prepared]) -> Any:
+            groups.append([tuple(item.image.shape) for item in group])
+            return super().run(group)
+
+    gated = Noting(segmenter.model)
+    with running(gated, batch=4) as server, ThreadPoolExecutor(16) as pool:
+        sizes = [(48, 40), (90, 30)] * 7
+        asked = [pool.submit(server.segment, encoded(draw(i, size))) for i, size in enumerate(sizes)]
+        server.until(lambda: server.waiting() >= len(sizes) - 4 * batching.BATCHES and len(groups) > 0)
+        gated.gate.set()
+        assert {future.result()[0] for future in asked} == {200}
+    assert all(len(set(group)) == 1 and len(group) <= 4 for group in groups) and sum(map(len, groups)) == 14
+    assert max(map(len, groups)) > 1
+
+
+def test_one_damaged_photo_does_not_hurt_those_beside_it(segmenter: Segmenter) -> None:
+    gated = Gated(segmenter.model)
+    cut = REFUSED["cut PNG"][0]
+    with running(gated) as server, ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(server.segment, cut if i % 3 == 0 else GOOD) for i in range(12)]
+        gated.gate.set()
+        assert [future.result()[0] for future in asked] == [422 if i % 3 == 0 else 200 for i in range(12)]
+
+
+def test_too_little_memory_for_a_batch_is_met_one_photo_at_a_time(segmenter: Segmenter) -> None:
+    class Small(Gated):
+        def run(self, group: list[Prepared]) -> Any:
+            if len(group) > 1 or group[0].photo.shape[0] > 90:
+                raise MemoryError("need more memory than there is: lower short_side or batch")
+            return super().run(group)
+
+    small = Small(segmenter.model)
+    with running(small, batch=4) as server, ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(server.segment, encoded(draw(i, (40, 94 if i == 5 else 80)))) for i in range(12)]
+        small.gate.set()
+        assert [future.result()[0] for future in asked] == [413 if i == 5 else 200 for i in range(12)]
+
+
+def test_a_fault_of_ours_is_a_500_that_tells_nothing_and_the_server_goes_on(
+    segmenter: Segmenter, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Faulty(Segmenter):
+        def run(self, group: Any) -> Any:
+            raise RuntimeError("an inner secret")
+
+    with running(Faulty(segmenter.model)) as server:
+        for _ in range(5):  # more than there are places for batches
+            status, _, content = server.segment(GOOD)
+            assert status == 500 and b"secret" not in content
+        assert server.ask("/ready")[0] == 200
+
+
+def test_what_was_taken_is_finished_before_the_end(segmenter: Segmenter) -> None:
+    gated = Gated(segmenter.model)
+    with running(gated, batch=1) as server, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.segment, encoded(draw(number))) for number in range(6)]
+        server.until(lambda: server.waiting() == 6 - batching.BATCHES)
+        server.uvicorn.should_exit = True
+        server.until(lambda: refuses(server.port))
+        gated.gate.set()
+        assert [future.result()[0] for future in asked] == [200] * 6
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False
+
+
+# Hostile and many.
+
+
+def mutated(number: int) -> bytes:
+    """A valid picture of some format with a few bytes changed, cut out, doubled or put in."""
+    chance = random.Random(number)
+    kind = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")[number % 6]
+    data = bytearray(encoded(draw(number % 12), kind))
+    for _ in range(chance.choice((1, 1, 2, 5, 20))):
+        place, length = chance.randrange(len(data)), chance.randrange(1, 30)
+        match chance.randrange(5):
+            case 0:
+                data[place] = chance.randrange(256)
+            case 1:
+                data[place % 64] = chance.choice((0, 1, 127, 128, 255))
+            case 2:
+                del data[place : place + length]
+            case 3:
+                data[place:place] = data[place : place + length]
+            case 4:
+                data[place:place] = chance.randbytes(length)
+        if not data:
+            break
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
+def test_mutated_pictures_get_an_answer_or_a_4xx(server: Server, count: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        statuses = Counter(answer[0] for answer in pool.map(lambda i: server.segment(mutated(i)), range(count)))
+    assert set(statuses) <= {200, 400, 413, 415, 422}, statuses
+    assert sum(statuses.values()) == count and statuses[422] > 0 and statuses[200] > 0
+    assert server.segment(GOOD)[0] == 200
+    print(f"\n{count} mutations: {dict(statuses)}")
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.long)])
+def test_no_answer_is_lost_or_another_picture_s(server: Server, segmenter: Segmenter, count: int) -> None:
+    sizes = [(32, 32), (30, 24), (64, 32)]
+    photos = [draw(number, sizes[number % 3]) for number in range(count)]
+    expected = [result.labels for result in segmenter(photos, batch=16)]
+    assert len({labels.tobytes() for labels in expected}) > 0.9 * count  # so that a mix-up would show
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(server.segment, map(encoded, photos)))
+    assert [answer[0] for answer in answers] == [200] * count
+    for number, answer in enumerate(answers):
+        labels = labels_in(answer[2])
+        # In a batch the network rounds otherwise: a few pixels may change sides.
+        assert labels.shape == expected[number].shape and (labels == expected[number]).mean() > 0.98, number
+
+
+# The command.
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_sigterm_ends_the_command_in_peace_and_the_log_holds_no_content(
+    weights: Path, tmp_path: Path, workers: int
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("open sesame\n")
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "cgrseg", "serve", "--weights", str(weights), "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*command, "--workers", str(workers), "--key-file", str(key)], stderr=stderr, env=environment
+        )
+    try:
+        for _ in range(1200):
+            if (match := re.search(r'"port": (\d+)', log.read_text())) or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert match is not None, log.read_text()
+        server = Server(int(match[1]), None)  # type: ignore[arg-type]
+        body, kind = form(GOOD, field="private-name")
+        for _ in range(10 * workers):
+            status, headers, _ = server.segment(body, content_type=kind, authorization="Bearer open sesame")
+            assert status == 200
+        assert (
+            f'cgrseg_requests_total{{route="/v1/segment",status="200"}} {10 * workers}.0'
+            in server.ask("/metrics")[2].decode()
+        )
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+    assert code == 0
+    text = log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    (line,) = [line for line in lines if line.get("id") == headers["x-request-id"]]
+    assert line["status"] == 200 and line["route"] == "/v1/segment" and line["milliseconds"] > 0
+    assert "private-name" not in text and "a.png" not in text and "sesame" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--weights", "w", "--workers", "0"], "--workers is 0"),
+        (["--weights", "w", "--port", "99999"], "--port is 99999"),
+        (["--weights", "w", "--key-file", "nowhere.key"], "nowhere.key"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_said_in_one_line(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *arguments]) == 2
+    text = capsys.readouterr().err
+    assert complaint in text and text.count("\n") == 1

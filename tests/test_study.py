@@ -1,0 +1,137 @@
+"""A study trains what is missing, resumes, pairs by seed, and says no more than its intervals allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cgrseg.cli.main import main
+from cgrseg.paper.study import Claim, Study, differences, interval, read_study, run, text_report, verdict
+from cgrseg.training.config import TrainConfig
+from cgrseg.training.loop import train
+
+CLAIMS = [{"say": "one block is enough", "better": "one", "worse": "none"}]
+
+
+@pytest.fixture
+def write(tmp_path: Path, squares: Path) -> Callable[..., Path]:
+    """Write the file of a 2x2 grid of 2 steps each."""
+
+    def write(**changes: object) -> Path:
+        table = {
+            "title": "tiny",
+            "train": {
+                "model": "cgrseg_n",
+                "data": str(squares),
+                "spec": {"context_blocks": 1},
+                "steps": 2,
+                "batch": 2,
+                "augment": {"crop": 64, "resize_to": None},
+                "precision": "fp32",
+                "workers": 0,
+                "device": "cpu",
+            },
+            "arms": {"one": None, "none": {"spec": {"head": "none"}}},
+            "seeds": [0, 1],
+            "claims": CLAIMS,
+        }
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**table, **changes}, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_a_grid_is_trained_stops_resumes_and_skips_what_is_finished(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, out, trained = read_study(write()), tmp_path / "out", []
+
+    def breaks_at_the_third(config: TrainConfig, *, resume: bool) -> None:
+        trained.append((config.seed, config.spec.get("head", "dpg")))
+        assert resume
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        train(config, resume=resume)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, out, breaks_at_the_third, print)
+    assert trained == [(0, "dpg"), (0, "none"), (1, "dpg")]
+    assert (out / "study.md").is_file()  # what there is after two cells
+
+    assert main(["study", str(tmp_path / "study.yaml"), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("was there") == 2
+    assert "| one block is enough | one - none |" in printed
+    assert {path.name for path in out.glob("study.*")} == {"study.md", "study.csv", "study.png", "study.svg"}
+    assert len((out / "study.csv").read_text().splitlines()) == 5
+
+    def never(config: TrainConfig, *, resume: bool) -> None:
+        raise AssertionError(config)
+
+    scores = run(study, out, never, print)
+    assert set(scores) == {(arm, seed) for arm in ("one", "none") for seed in (0, 1)}
+    longer = yaml.safe_load(write().read_text())["train"] | {"steps": 3}
+    with pytest.raises(ValueError, match="holds a run with steps 2, not 3"):
+        run(read_study(write(train=longer)), out, never, print)
+
+
+def test_intervals_are_students() -> None:
+    middle, half = interval([1.0, 2.0, 3.0])
+    assert middle == 2 and half == pytest.approx(4.303 / math.sqrt(3))
+    assert math.isnan(interval([1.0])[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 1.1, 0.9], "holds"),
+        ([-1.0, -1.1, -0.9], "does not"),
+        ([3.0, -1.0, 1.0], "undecided"),
+        ([5.0], "undecided"),
+        ([], "undecided"),
+        ([0.0, 0.0, 0.0], "undecided"),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_zero(values: list[float], expected: str) -> None:
+    assert verdict(values) == expected
+
+
+def test_arms_are_paired_by_seed() -> None:
+    claim = Claim("x", "a", "b")
+    scores = {("a", 0): 50.0, ("b", 0): 49.0, ("a", 1): 70.0, ("b", 1): 68.9, ("a", 2): 60.0}
+    assert differences(claim, (0, 1, 2), scores) == pytest.approx([1.0, 1.1])
+    study = Study("t", {"a": TrainConfig(out="."), "b": TrainConfig(out=".")}, (0, 1, 2), (claim,))
+    text = text_report(study, scores)
+    assert "| x | a - b | +1.05 ± 0.64 | 2 | holds |" in text  # though the arms' own intervals overlap widely
+    assert "| b | 49.00 | 68.90 |  | 58.95 ± 126.42 |" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [1, 1]}, "seeds are [1, 1]: give one or more, each once"),
+        ({"claims": [{"say": "x", "better": "one", "worse": "two"}]}, "names 'two', which is no arm: add it"),
+        ({"arms": {"one": {"stepz": 2}}, "claims": []}, "arm one"),
+        ({"more": 1}, "is no study: it must have the fields title, train, arms, seeds, claims"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_it_trains(
+    changes: dict[str, object], message: str, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(**changes)
+    assert main(["study", str(path), "--out", str(path.parent / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (path.parent / "out").exists()
+
+
+def test_the_study_of_the_papers_claims_can_be_read() -> None:
+    study = read_study(Path(__file__).parents[1] / "recipes" / "studies" / "camvid-small.yaml", data="camvid")
+    assert len(study.arms) == 8 and len(study.seeds) == 3 and len(study.claims) == 8
+    assert {config.steps for config in study.arms.values()} == {1500}
+    assert study.arms["segnext"].model == "segnext_t" and study.arms["full"].data == "camvid"
