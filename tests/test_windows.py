@@ -68,7 +68,7 @@ def naive_slide(net: Net, images: Tensor, window: int, stride: int, cosine: bool
         ((61, 97), None, 48, 32),
         ((97, 61), 83, 37, 20),  # padded 160 x 96, odd windows
         ((120, 77), 45, 64, 64),  # smaller than the photo: rows are read that none of the result's would
-        ((40, 50), 70, 512, 341),  # one window over all
+        ((40, 90), None, 512, 341),  # one window over all, not square
     ],
 )
 @pytest.mark.parametrize("band", [1 << 11, 1 << 23])  # a row or two at a time, and all at once

@@ -41,7 +41,7 @@ class BoundaryIoU:
         device, height, width = self.counts.device, *truth.shape
         known = truth.to(device) != self.ignore_index  # H W
         distance = band_width(height, width)
-        dtype = torch.uint8 if self.num_classes < 255 else torch.int32
+        dtype = torch.uint8 if self.num_classes <= 255 else torch.int32
         maps = [torch.where(known, labels.to(device), 0).to(dtype) for labels in (truth, predicted)]
         bands = [known & near_outline(labels, known, distance) for labels in maps]
         true, guess = (labels[band] for labels, band in zip(maps, bands, strict=True))
@@ -68,7 +68,7 @@ def near_outline(labels: Tensor, known: Tensor, distance: int) -> Tensor:
     """bool [H, W]: pixels with another known class or the photo's end within `distance`, all classes at once.
 
     Args:
-        labels: class ids [H, W]; what stands at unknown pixels doesn't matter, but must be below the dtype's maximum.
+        labels: class ids [H, W], 0 at unknown pixels, below the dtype's maximum.
         known: bool [H, W].
         distance: in pixels, along either axis.
     """
@@ -77,9 +77,8 @@ def near_outline(labels: Tensor, known: Tensor, distance: int) -> Tensor:
     if min(height, width) > 2 * distance:  # else the photo's end is near everywhere
         most = torch.iinfo(labels.dtype).max
         lowest = _extreme(labels.masked_fill(~known, most), distance, torch.minimum)
-        # One higher than the class, so that 0 is below all of them.
-        highest = _extreme((labels + 1).masked_fill_(~known, 0), distance, torch.maximum)
-        near[distance:-distance, distance:-distance] = lowest + 1 < highest
+        highest = _extreme(labels, distance, torch.maximum)  # which the unknown 0 never raises
+        near[distance:-distance, distance:-distance] = lowest < highest
     return near
 
 
