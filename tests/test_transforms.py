@@ -86,8 +86,17 @@ def test_crop_first_equals_resize_everything_then_crop(
     top, left = int(random.integers(size[0] - h + 1)), int(random.integers(size[1] - w + 1))
     ours = crop_photo(photo, size, (top, left, h, w))
     whole = resize_everything(photo, size)[:, top : top + h, left : left + w]
-    # rounding to whole levels, and a shift by at most 1/256 of a photo pixel on each axis
-    assert ours.shape == whole.shape and (ours - whole).abs().max() <= 0.5 + 2 * 255 / 256 + 0.01
+    # rounding to whole levels, and a shift by at most 1/128 of a photo pixel on each axis
+    assert ours.shape == whole.shape and (ours - whole).abs().max() <= 0.5 + 2 * 255 / 128 + 0.01
+
+
+def test_a_part_as_long_as_its_crop_is_still_resized() -> None:
+    """torch copies where input and output have one size, whatever the scale."""
+    photo = smooth_photo(125, 85)
+    for region in ((10, 8, 73, 73), (10, 8, 73, 60), (10, 8, 60, 73)):
+        top, left, h, w = region
+        whole = resize_everything(photo, (127, 87))[:, top : top + h, left : left + w]
+        assert (crop_photo(photo, (127, 87), region) - whole).abs().max() <= 4.5
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_both_orders_agree_for_fixed_draws_at_real_sizes(
         top, left, h, w = region
         whole = resize_everything(photo, size)[:, top : top + h, left : left + w]
         difference = (crop_photo(photo, size, region) - whole).abs()
-        assert difference.max() <= 2.5 and difference.mean() < 0.5
+        assert difference.max() <= 4.5 and difference.mean() < 0.5
         nearest = mask[(np.arange(size[0]) * 2 + 1) * photo_size[0] // (2 * size[0])]
         nearest = nearest[:, (np.arange(size[1]) * 2 + 1) * photo_size[1] // (2 * size[1])]
         assert (crop_mask(mask, size, region) == nearest[top : top + h, left : left + w]).all()
