@@ -29,6 +29,8 @@ def random_model(name: str = "cgrseg_n", **spec: object) -> CGRSeg:
                 continue
             if key.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5)
+            elif key.endswith("bases"):  # of a non-negative factorisation
+                tensor.uniform_(0.1, 1)
             elif key.endswith(("gamma", "layer_scale_1", "layer_scale_2")):
                 tensor.normal_(0, 0.1)
             elif tensor.squeeze().ndim <= 1 and key.endswith("weight"):
@@ -172,3 +174,18 @@ def test_gradients_reach_the_photo() -> None:
         network(images).square().sum().backward()
         gradients.append(images.grad)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"context": "conv"}, {"reconstruct": False}, {"key_area": "mul"}, {"local_kernel": None},
+        *({"head": head} for head in ("none", "nonlocal", "da", "ham", "gc", "se")),
+        *({"mixer": mixer} for mixer in ("self_attention", "convnext", "inceptionnext")),
+        *({"mixer": mixer} for mixer in ("coord_attention", "gather_excite")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_the_ablations_put_in_place_of_a_part_stays_exact(spec: dict[str, object]) -> None:
+    model = random_model(**spec)
+    assert deviation(model, fuse(model), (70, 101), batch=1) < 1e-12
