@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 
 from cgrseg._atomic import atomic_write
-from cgrseg.inference.runtimes import EXTRA_FILE, METADATA_KEY, SUFFIXES, require
+from cgrseg.inference.runtimes import EXTRA_FILE, METADATA_KEY, SUFFIXES, Runtime, require
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fuse import fuse
 from cgrseg.preprocessing import Size
@@ -25,7 +25,7 @@ from .graph import Io, quiet, trace
 from .verify import BATCHES, SIZES, Check, verify
 
 OPSET = 18
-FORMATS = ("onnx", "openvino", "torch")
+FORMATS: tuple[Runtime, ...] = ("onnx", "openvino", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     name: str = "model",
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[Runtime] = FORMATS,
     io: Io = "tensor",
     size: Size | None = None,
     sizes: Sequence[Size] = SIZES,

@@ -18,7 +18,7 @@ from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import Description
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
-SUFFIXES: dict[str, str] = {"openvino": ".xml", "onnx": ".onnx", "torch": ".pt2"}  # the fastest on a CPU first
+SUFFIXES: dict[Runtime, str] = {"openvino": ".xml", "onnx": ".onnx", "torch": ".pt2"}  # the fastest on a CPU first
 EXTRA_FILE = "cgrseg.json"  # inside a .pt2
 METADATA_KEY = "cgrseg"  # inside .onnx and .xml
 Run = Callable[[Tensor], Tensor]

@@ -22,6 +22,7 @@ import matplotlib
 import numpy as np
 
 from cgrseg.inference.result import Segmentation
+from cgrseg.inference.runtimes import Runtime
 from cgrseg.inference.sources import VIDEO_SUFFIXES
 from cgrseg.inference.video import label_video
 
@@ -113,7 +114,7 @@ def _photo_tab(choices: Choices) -> None:
                     for what in ("overlay", "mask", "JSON")
                 ]
 
-    def label(path: str | None, name: str, side: float, runtime: str, alpha: float) -> tuple[Any, ...]:
+    def label(path: str | None, name: str, side: float, runtime: Runtime, alpha: float) -> tuple[Any, ...]:
         if path is None:
             return None, None, *[gr.update(value=None, interactive=False)] * 3
         with told(path):
@@ -152,7 +153,7 @@ def _camera_tab(choices: Choices) -> None:
         with gr.Column(scale=2, min_width=300):
             viewer = _viewer("camera-viewer")
 
-    def label(frame: np.ndarray[Any, Any] | None, name: str, side: float, runtime: str) -> Any:
+    def label(frame: np.ndarray[Any, Any] | None, name: str, side: float, runtime: Runtime) -> Any:
         if frame is None:
             return None
         with told():
@@ -186,7 +187,7 @@ def _video_tab(choices: Choices) -> None:
         path: str | None,
         name: str,
         side: float,
-        runtime: str,
+        runtime: Runtime,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by this default)
     ) -> tuple[str, str]:
         if path is None:
@@ -222,7 +223,7 @@ def _compare_tab(choices: Choices) -> None:
         if path is None:
             return None, ""
         with told(path):
-            results = [choices.label(path, name, side, "torch")[0] for name in (one, other)]
+            results = [choices.label(path, name, side, "auto")[0] for name in (one, other)]
         pictures = tuple(result.overlay(legend=False) for result in results)
         return pictures, comparison(one, results[0], other, results[1])
 
@@ -290,7 +291,7 @@ def _photo_input(name: str) -> gr.Image:
 def _settings(choices: Choices) -> tuple[gr.Dropdown, gr.Slider, gr.Radio]:
     weights = gr.Dropdown(choices.names, value=choices.names[0], label="Weights", elem_id="weights")
     side = _side()
-    runtime = gr.Radio(choices.runtimes, value="torch", label="Runtime", visible=len(choices.runtimes) > 1)
+    runtime = gr.Radio(choices.runtimes, value="auto", label="Runtime", visible=len(choices.runtimes) > 1)
     return weights, side, runtime
 
 
