@@ -20,7 +20,8 @@ class Choices:
     """Segmenters by name, for a few weights.
 
     Args:
-        weights: weights files, bundled names, "hf:USER/NAME", or folders of `cgrseg export`; the first is loaded now, which finds mistakes.
+        weights: weights files, bundled names, "hf:USER/NAME", or folders of `cgrseg export`; the first is loaded
+            now, which finds mistakes.
         device: as for `cgrseg.load`.
         short_side: of the network's input, where the visitor leaves it open; None is what the weights say.
 
