@@ -74,7 +74,7 @@ def picture_file(model: CGRSeg, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_proof_covers_every_size_and_batch_and_is_saved(folder: Path, model: CGRSeg, runtime: str) -> None:
     path = folder / f"street{SUFFIX[runtime]}"
-    checks = verify(path, model, sizes=SIZES[:2], batches=(1, 3))
+    checks = verify([path], model, sizes=SIZES[:2], batches=(1, 3))[path]
     assert [(check.size, check.batch) for check in checks] == [(s, b) for s in SIZES[:2] for b in (1, 3)]
     assert all(0 < check.deviation < 1e-4 and check.equal_labels > 0.999 for check in checks)
     assert '"deviation"' in (folder / f"{path.name}.json").read_text()

@@ -79,13 +79,12 @@ def export(
     text = json.dumps(about, ensure_ascii=False)
     program = trace(network, io=io, preprocessing=description.preprocessing, size=size)
     stem = f"{name}.image" if io == "image" else name
-    done = []
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
-        for kind in formats:
-            path = Path(temporary) / f"{stem}{SUFFIXES[kind]}"
+        paths = [Path(temporary) / f"{stem}{SUFFIXES[kind]}" for kind in formats]
+        for kind, path in zip(formats, paths, strict=True):
             WRITERS[kind](program, path, text, io)
-            checks = verify(path, model, io=io, sizes=[size] if size else sizes, batches=batches)
-            done.append(Export(folder / path.name, checks))
+        checks = verify(paths, model, io=io, sizes=[size] if size else sizes, batches=batches)
+        done = [Export(folder / path.name, checks[path]) for path in paths]
         for file in sorted(Path(temporary).iterdir()):
             shutil.move(file, folder / file.name)
     for each in done:

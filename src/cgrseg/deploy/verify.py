@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from cgrseg.inference.runtimes import onnx_session, open_exported, openvino_model
 from cgrseg.nn import CGRSeg
@@ -43,20 +45,20 @@ class Check:
 
 
 def verify(
-    path: Path,
+    paths: Sequence[Path],
     model: CGRSeg,
     *,
     io: Io = "tensor",
     sizes: Sequence[Size] = SIZES,
     batches: Sequence[int] = BATCHES,
     tolerance: float = TOLERANCE,
-) -> list[Check]:
-    """Compare a file with the model, which runs unfolded in PyTorch.
+) -> dict[Path, list[Check]]:
+    """Compare files with the model, which runs unfolded in PyTorch, once an input.
 
     Args:
-        path: of an exported file.
+        paths: of exported files.
         model: in evaluation mode, float32, on the CPU.
-        io: what the file takes, see `export`.
+        io: what the files take, see `export`.
         sizes: (height, width) of the inputs.
         batches: photos in them.
         tolerance: largest deviation of a logit, in standard deviations of the logits.
@@ -64,14 +66,15 @@ def verify(
     Raises:
         ValueError: a logit deviates by more, or a label differs where PyTorch's winner leads by more.
     """
-    run = open_picture_file(path) if io == "image" else open_exported(path, "cpu")
-    checks = []
-    for size in sizes:
-        for batch in batches:
-            photos = smooth_photos(batch, size)
-            check = _compare_pictures(run, model, photos, tolerance) if io == "image" else None
-            check = check or _compare_logits(run, model, photos, tolerance)
-            checks.append(check)
+    runs = {path: open_picture_file(path) if io == "image" else open_exported(path, "cpu") for path in paths}
+    checks: dict[Path, list[Check]] = {path: [] for path in paths}
+    for size, batch in tqdm(list(product(sizes, batches)), desc="compare", unit="input", leave=False, disable=None):
+        photos = smooth_photos(batch, size)
+        logits = _logits(model, photos, pad=io == "image")
+        for path, run in runs.items():
+            compare = _compare_pictures if io == "image" else _compare_logits
+            check = compare(run, model, photos, logits, tolerance)
+            checks[path].append(check)
             off = check.deviation is not None and not check.deviation <= tolerance  # so that NaN fails, too
             if off or check.wrong_labels:
                 what = (
@@ -87,9 +90,22 @@ def verify(
 
 
 @torch.inference_mode()
-def _compare_logits(run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray[Any, Any], tolerance: float) -> Check:
+def _logits(model: CGRSeg, photos: np.ndarray[Any, Any], *, pad: bool) -> Tensor:
+    """PyTorch's answer to photos [B, H, W, 3]: logits [B, K, h, w], of the padded photos with `pad`."""
     images = _normalised(model, photos)
-    expected, found = model(images), run(images).float()
+    if pad:
+        height, width = photos.shape[1:3]
+        rows, columns = describe_model(model).preprocessing.padded_size((height, width))
+        images = F.pad(images, (0, columns - width, 0, rows - height))
+    logits: Tensor = model(images)
+    return logits
+
+
+@torch.inference_mode()
+def _compare_logits(
+    run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray[Any, Any], expected: Tensor, tolerance: float
+) -> Check:
+    found = run(_normalised(model, photos)).float()
     if found.shape != expected.shape:
         raise ValueError(f"the exported file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")
     scale = float(expected.std())
@@ -100,14 +116,11 @@ def _compare_logits(run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray
 
 @torch.inference_mode()
 def _compare_pictures(
-    run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray[Any, Any], tolerance: float
+    run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray[Any, Any], logits: Tensor, tolerance: float
 ) -> Check:
-    preprocessing = describe_model(model).preprocessing
     height, width = photos.shape[1:3]
-    rows, columns = preprocessing.padded_size((height, width))
-    images = F.pad(_normalised(model, photos), (0, columns - width, 0, rows - height))
-    logits = model(images)
-    full = F.interpolate(logits, (rows, columns), mode="bilinear", align_corners=False)[:, :, :height, :width]
+    padded = describe_model(model).preprocessing.padded_size((height, width))
+    full = F.interpolate(logits, padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
     found = torch.from_numpy(run(photos))
     if found.shape != (len(photos), height, width):
         raise ValueError(f"the exported file gives labels {tuple(found.shape)} for {len(photos)}x{height}x{width}")
