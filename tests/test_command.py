@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 import types
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import pytest
 
@@ -81,8 +83,8 @@ def test_a_signature_becomes_positionals_and_flags() -> None:
         (["--verison"], "no option '--verison': did you mean --version?"),
         (["paint", "a.jpg", "--wieghts", "f"], "no option --wieghts: did you mean --weights?"),
         (
-            ["paint", "a.jpg", "--weights=f", "--short_side=3"],
-            "no option --short_side: did you mean --short-side?",
+            ["paint", "a.jpg", "--weights=f", "--shortside=3"],
+            "no option --shortside: did you mean --short-side?",
         ),
         (["paint", "a.jpg", "--weights=f", "--qqq"], "no option --qqq: `--help` lists what there is"),
         (["paint", "a.jpg"], "missing --weights"),
@@ -166,7 +168,12 @@ def test_help_says_what_the_docstring_says(capsys: pytest.CaptureFixture[str]) -
 def test_every_option_of_every_verb_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     function = getattr(import_module(f"cgrseg.cli.{name.replace('-', '_')}"), name.replace("-", "_"))
     documented = inspect.getdoc(function) or ""
+    hints = get_type_hints(function)
     for parameter in inspect.signature(function).parameters:
+        if dataclasses.is_dataclass(hints[parameter]):  # its fields are the options
+            for field in dataclasses.fields(hints[parameter]):
+                assert re.search(rf"\b{field.name}\b[\w, ]*: ", inspect.getdoc(hints[parameter]) or ""), field.name
+            continue
         assert f"    {parameter}: " in documented, f"cgrseg {name}: the docstring does not explain {parameter}"
     assert main([name, "--help"]) == 0
     assert f"usage: cgrseg {name}" in capsys.readouterr().out

@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_the_last_good_state_and_says_so(unbroken: tuple[Path
     out = tmp_path / "run"
     code, error = run("disk full after:1", data, out, "--workers=0")
     assert code == 2 and "Traceback" not in error
-    assert "the last good one is still there; make room" in error.splitlines()[-1]
+    assert "the last good state is still there; make room" in error.splitlines()[-1]
     assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
     assert run("never", data, out, "--workers=0", "--resume")[0] == 0
     assert_same(what_remains(out), what_remains(whole))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ class RunFolder:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             self._cut_back(state["step"])
-        except (RuntimeError, KeyError, EOFError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, EOFError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged ({str(error).splitlines()[0]}): delete it to begin the run again"
             ) from error
@@ -73,14 +75,23 @@ class RunFolder:
         Raises:
             OSError: there is no room; the last good state is still there.
         """
+        with self.writing(STATE), atomic_write(self.path / STATE) as temporary:
+            torch.save(state, temporary)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Around a write to the folder: where it fails, the error says what stays and how to go on.
+
+        Raises:
+            OSError: the write failed.
+        """
         try:
-            with atomic_write(self.path / STATE) as temporary:
-                torch.save(state, temporary)
+            yield
         except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            what = reason if name in reason else f"{self.path / name} can't be written ({reason})"
             raise OSError(
-                f"the state of step {state['step']} can't be saved in {self.path} ({reason}): the last good one "
-                "is still there; make room, then run again with --resume"
+                f"{what}: the last good state is still there; make room, then run again with --resume"
             ) from error
 
     def log(self, row: dict[str, Any]) -> None:
@@ -107,7 +118,7 @@ class RunFolder:
         return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
     def _append(self, name: str, text: str) -> None:
-        with open(self.path / name, "a", encoding="utf-8") as file:
+        with self.writing(name), open(self.path / name, "a", encoding="utf-8") as file:
             file.write(text)
 
     def _cut_back(self, step: int) -> None:

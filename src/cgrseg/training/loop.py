@@ -185,7 +185,8 @@ def make_card(
 def write_weights(folder: RunFolder, name: str, data: Data, parts: Parts, card: dict[str, Any]) -> None:
     """NAME.safetensors: the scored network with its classes and preprocessing."""
     path = folder.path / f"{name}.safetensors"
-    save(parts.scored, path, labels=data.train.labels, preprocessing=data.preprocessing, card=card)
+    with folder.writing(path.name):
+        save(parts.scored, path, labels=data.train.labels, preprocessing=data.preprocessing, card=card)
 
 
 def _percent(share: float) -> float | None:
