@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cgrseg.cli.main import make_parser, parse
+from cgrseg.cli.main import main, make_parser, parse
 from cgrseg.cli.train import train
 from cgrseg.nn import build
 from cgrseg.training.config import TrainConfig
@@ -68,6 +68,14 @@ def test_print_config_prints_a_recipe_that_reads_back_to_the_same(
     assert parse(train, [*arguments, "--print_config"], parser=parser) is None
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert read("--config", str(tmp_path / "printed.yaml")) == read(*arguments)
+
+
+def test_a_recipe_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"cgrseg: --config: no file {tmp_path / 'none.yaml'}: check the path, recipes end in .yaml\n"
+    )
 
 
 def test_the_folder_recipe_is_the_default() -> None:

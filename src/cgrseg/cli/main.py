@@ -192,6 +192,8 @@ def _explanation(
             return f"no option {option}{_suggestion(option, options)}"
     if match := re.match(r"the following arguments are required: (.*)", message):
         return f"missing {', '.join(spelling.get(name, name) for name in match[1].split(', '))}"
+    if match := re.match(r"""Parser key "config": File does not exist: '(.*)'""", message):
+        return f"--config: no file {match[1]}: check the path, recipes end in .yaml"
     if match := re.match(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL):
         option = spelling.get(match[1], f"--{match[1]}")
         return f"{option} takes {_wording(_hint_of(function, match[1]))}, not {match[2]}"
