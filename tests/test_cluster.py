@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -172,6 +174,37 @@ def test_a_block_done_again_replaces_itself(tmp_path: Path, weights: Path) -> No
     for _ in range(2):
         make_labeller(weights, tmp_path)(block)
     assert len(list((tmp_path / "table").iterdir())) == 1 and len(manifest(tmp_path)) == 2
+
+
+DYING = """
+import os, signal, sys
+import numpy as np, pyarrow.parquet as pq
+from cgrseg.serving.labeller import Labeller
+
+class Dying(Labeller):
+    def _prepare(self, row):
+        if row["name"] == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._prepare(row)
+
+weights, block, out = sys.argv[1:]
+label = Dying(weights=open(weights, "rb").read(), out=out, kinds=("parquet",), batch=1, short_side=None, device="cpu",
+              done=np.array([], np.uint64))
+label(pq.read_table(block))
+"""
+
+
+def test_a_photo_that_kills_its_workers_becomes_a_row_with_an_error(tmp_path: Path, weights: Path) -> None:
+    names = ["a", "deadly", "z"]
+    block, out = tmp_path / "block.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"name": names, "bytes": [photo(number) for number in range(3)]}), block)
+    command = [sys.executable, "-c", DYING, str(weights), str(block), str(out)]
+    ends = [subprocess.run(command, check=False).returncode for _ in range(4)]
+    assert ends == [-signal.SIGKILL] * 3 + [0]  # once in company, twice alone
+    a, deadly, z = table(out)
+    assert a["error"] is None and z["error"] is None and a["mask"] and z["mask"]
+    assert "deadly: 2 workers died on it" in deadly["error"]
+    assert not [path for path in (out / ".attempts").iterdir()]
 
 
 def test_tars_give_their_photos_under_names_of_their_own(tmp_path: Path) -> None:

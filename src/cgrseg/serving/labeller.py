@@ -26,6 +26,7 @@ from cgrseg.inference.segmenter import Prepared, Segmenter, batches
 from cgrseg.inference.sources import PHOTO_OUTPUTS
 
 from .answers import make_answer
+from .attempts import DEADLY, Attempts
 from .storage import Storage
 
 MANIFEST = "manifest"
@@ -83,10 +84,12 @@ class Labeller:
         rows = [row for row in block.to_pylist() if not self._is_done(row["name"])]
         if not rows:
             return OUTCOME.empty_table()
-        outcomes = {row["name"]: row for row in self._label(rows)}
-        results = [outcomes[row["name"]] for row in rows]
         names = [row["name"] for row in rows]
         part = f"part-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:20]}"
+        attempts = Attempts(self.out, part)
+        labelled = self._label(rows) if attempts.is_first else self._label_one_by_one(rows, attempts)
+        outcomes = {row["name"]: row for row in labelled}
+        results = [outcomes[name] for name in names]
         if "parquet" in self.kinds:
             buffer = BytesIO()
             table = pa.Table.from_pylist(results, schema=RESULT)
@@ -94,12 +97,24 @@ class Labeller:
             self.out.write(f"{TABLE}/{part}.parquet", buffer.getvalue())
         lines = [json.dumps({"name": row["name"], "error": row.get("error")}) for row in results]
         self.out.write(f"{MANIFEST}/{part}.jsonl", ("\n".join(lines) + "\n").encode())
+        attempts.close()
         return pa.Table.from_pylist([{"name": row["name"], "error": row.get("error")} for row in results], OUTCOME)
 
     def _is_done(self, name: str) -> bool:
         wanted = np.uint64(name_hash(name))
         place = int(np.searchsorted(self.done, wanted))
         return place < len(self.done) and bool(self.done[place] == wanted)
+
+    def _label_one_by_one(self, rows: Sequence[Row], attempts: Attempts) -> Iterator[Row]:
+        """After a death: a photo that killed its worker again and again is a row with an error."""
+        for row in rows:
+            name = row["name"]
+            if attempts.is_deadly(name):
+                cure = "it may need more memory than there is: set --short-side, or make it smaller"
+                yield _failure(name, RuntimeError(f"{name}: {DEADLY} workers died on it: {cure}"))
+                continue
+            attempts.note(name)
+            yield from self._label([row])
 
     def _label(self, rows: Sequence[Row]) -> Iterator[Row]:
         failed: list[Row] = []

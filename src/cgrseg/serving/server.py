@@ -21,6 +21,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from uvicorn.supervisors import Multiprocess
 
 import cgrseg
@@ -96,7 +97,7 @@ def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfi
         yield {"read_seconds": limits.read_seconds}  # where the protocol finds it
         await app.state.batcher.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # the page at /docs loads nothing from elsewhere
         title="cgrseg",
         version=cgrseg.__version__,
         summary="A photo goes in, a labelled picture comes out",

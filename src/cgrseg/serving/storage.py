@@ -50,6 +50,14 @@ class Storage:
             if self.is_local and os.path.exists(unfinished):
                 os.unlink(unfinished)
 
+    def has(self, name: str) -> bool:
+        """Whether a file of that name is there."""
+        return bool(self.files.get_file_info(self._path(name)).type == fs.FileType.File)
+
+    def remove(self, name: str) -> None:
+        """Delete a file that is there."""
+        self.files.delete_file(self._path(name))
+
     def names(self, folder: str = "") -> Iterator[str]:
         """All files below a folder, relative to the root, sorted; hidden ones are left out."""
         selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
