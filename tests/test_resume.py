@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -70,7 +71,9 @@ SETTINGS = [
 
 def start(moment: str, data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", DRIVER, moment, "train", "--data", str(data), "--out", str(out), *SETTINGS, *more]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def run(moment: str, data: Path, out: Path, *more: str) -> tuple[int, str]:
@@ -80,7 +83,7 @@ def run(moment: str, data: Path, out: Path, *more: str) -> tuple[int, str]:
 
 
 def run_and_signal(number: int, data: Path, out: Path, *more: str, delay: float = 0.0) -> tuple[int, str]:
-    """Send the signal once this process has logged a step."""
+    """Send the signal to the whole job, readers too, once it has logged a step."""
     log = out / "train.jsonl"
     before = log.read_text().count("\n") if log.exists() else 0
     process = start("never", data, out, *more)
@@ -89,7 +92,7 @@ def run_and_signal(number: int, data: Path, out: Path, *more: str, delay: float 
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.01)
     time.sleep(delay)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     error = process.communicate(timeout=300)[1]
     return process.returncode, error
 

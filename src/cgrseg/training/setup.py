@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -227,11 +230,19 @@ def load_batches(
 
 
 def _worker(_number: int, *, seed: int) -> None:
-    """One thread a reader: the cores are for the network. Ctrl-C is the main process's to handle."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One thread a reader: the cores are for the network. How to stop is the main process's to decide."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    """Job managers send SIGTERM to every process of a job; only the trainer's own ends its readers."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _has_test(config: TrainConfig) -> bool:
