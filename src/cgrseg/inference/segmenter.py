@@ -82,6 +82,7 @@ class Segmenter:
             raise ValueError(f"no runtime is called {runtime!r}: choose from {', '.join(get_args(Runtime))}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}: it must be at least 1")
+        self._layout = torch.contiguous_format
         exported = None if isinstance(model, CGRSeg) else find_exported(model, runtime)
         if exported is not None:
             network = open_exported(exported, device, threads=threads)
@@ -100,7 +101,8 @@ class Segmenter:
             if threads is not None:
                 torch.set_num_threads(threads)
             self.runtime = "torch"
-            model = fuse(model.eval())
+            self._layout = torch.channels_last  # about a seventh faster on CPUs
+            model = fuse(model.eval()).to(memory_format=self._layout)
         self.model = model
         classes = model.spec.num_classes
         self.labels: LabelSpace = getattr(model, "labels", None) or LabelSpace.numbered(classes)
@@ -171,7 +173,8 @@ class Segmenter:
         weight = next(self.model.parameters())
         images = torch.stack([item.image for item in group]) if len(group) > 1 else group[0].image[None]
         input_size = (images.shape[2], images.shape[3])
-        logits = self.model(images.to(weight.device, weight.dtype)).float().contiguous()  # B K H/8 W/8
+        images = images.to(weight.device, weight.dtype, memory_format=self._layout)
+        logits = self.model(images).float().contiguous()  # B K H/8 W/8
         results = []
         for index, item in enumerate(group):
             own = logits[index : index + 1]
