@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ SETTINGS = [
 # magnified by rate / 1e-8. A mistake in sharing the batch changes whole steps, 1e-5, which stands out as clearly.
 
 
-def start(data: Path, out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cgrseg", "train", "--data", str(data), "--out", str(out), *SETTINGS, *more]
+def start(data: Path, out: Path, *more: str, launcher: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+    verb = ["-m", "cgrseg", "train", "--data", str(data), "--out", str(out), *SETTINGS, *more]
+    command = [sys.executable, *launcher, *verb]
     quiet = {"GLOO_SOCKET_IFNAME": "lo", **environment}
     return subprocess.Popen(command, env={**os.environ, **quiet}, stderr=subprocess.PIPE, text=True)
 
@@ -80,4 +82,12 @@ def test_two_machines_train_the_same_weights(alone: tuple[Path, Path], tmp_path:
         for rank in "01"
     ]
     finish(*machines)
+    assert_equal_runs(run, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_torchrun_launches_it(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    data, run = alone
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    finish(start(data, tmp_path / "run", "--devices=2", launcher=torchrun))
     assert_equal_runs(run, tmp_path / "run")

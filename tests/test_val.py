@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,20 @@ def test_val_prints_the_scores_and_writes_the_report(
     assert table["miou"] == scores.mean_iou() and table["split"] == "test" and table["mode"] == "whole"
     assert str(tmp_path) not in (out / "scores.json").read_text()  # a report tells nobody's folders
     assert len(list((out / "worst").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_print_and_write_what_one_alone_does(
+    weights: Path, squares: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert val(weights, squares, "--split", "train", "--out", str(tmp_path / "alone")) == 0
+    capfd.readouterr()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cgrseg"]
+    verb = ["val", f"--weights={weights}", f"--data={squares}", "--split=train", f"--out={tmp_path / 'both'}"]
+    subprocess.run([*torchrun, *verb, "--device=cpu"], check=True, timeout=300)
+    assert capfd.readouterr().out.count("mIoU") == 1
+    for name in ("confusion.csv", "photos.csv"):
+        assert (tmp_path / "both" / name).read_text() == (tmp_path / "alone" / name).read_text()
 
 
 def test_val_takes_every_mode_and_another_split(

@@ -57,17 +57,21 @@ def val(
     import cgrseg
     from cgrseg.data.datasets import open_dataset
     from cgrseg.evaluation.evaluate import evaluate, label_photo
+    from cgrseg.evaluation.processes import launched, rank
     from cgrseg.evaluation.report import text_table, write_report
 
     has_test = format == "folder" and (data / "images" / "test").is_dir()
     samples = open_dataset(data, split or ("test" if has_test else "val"), format)
-    segmenter = cgrseg.Segmenter(weights, device=device)
-    refuse_other_classes(segmenter.labels, samples.labels, weights=weights, data=data)
-    model, preprocessing = segmenter.model, segmenter.preprocessing
+    with launched(device) as own_device:
+        segmenter = cgrseg.Segmenter(weights, device=own_device)
+        refuse_other_classes(segmenter.labels, samples.labels, weights=weights, data=data)
+        model, preprocessing = segmenter.model, segmenter.preprocessing
 
-    start = perf_counter()
-    scores = evaluate(model, samples, preprocessing, mode=mode, window=window)
-    seconds = perf_counter() - start
+        start = perf_counter()
+        scores = evaluate(model, samples, preprocessing, mode=mode, window=window)
+        seconds = perf_counter() - start
+        if rank() > 0:  # the first of several processes speaks for all
+            return 0
     how = f"{mode}, window {window}" if mode.startswith("slide") else mode
     place = f"{len(samples)} photos of {samples.split} in {data}"
     print(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s\n\n{text_table(scores)}")

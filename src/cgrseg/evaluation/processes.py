@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import Tensor, distributed
 
 Value = TypeVar("Value")
+
+
+@contextmanager
+def launched(device: str) -> Iterator[str]:
+    """Inside, the processes that torchrun started work together; a process on its own stays so.
+
+    Args:
+        device: "auto" takes the GPUs where there are any, one a process; else "cpu", "cuda", "cuda:1", ….
+
+    Yields:
+        The device of this process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not distributed.is_available():
+        yield device
+        return
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
 
 
 def processes() -> int:
