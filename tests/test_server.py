@@ -58,6 +58,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+BATCHES = 3  # at work at once where torch has one thread: one read, one in the network, one encoded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def segmenter(weights: Path) -> Segmenter:
     return Segmenter(weights, device="cpu")
@@ -426,11 +437,11 @@ def test_only_the_right_key_opens_v1(segmenter: Segmenter) -> None:
 def test_a_full_queue_answers_503_with_retry_after_and_recovers(segmenter: Segmenter) -> None:
     gated = Gated(segmenter.model)
     with running(gated, batch=1, queue=2) as server, ThreadPoolExecutor(8) as pool:
-        places = batching.BATCHES + 2
+        places = BATCHES + 2
         asked = []
         for number in range(places):
             asked.append(pool.submit(server.segment, encoded(draw(number))))
-            server.until(lambda number=number: server.waiting() >= number + 1 - batching.BATCHES)  # type: ignore[misc]
+            server.until(lambda number=number: server.waiting() >= number + 1 - BATCHES)  # type: ignore[misc]
         server.until(lambda: server.waiting() == 2)
         status, headers, _ = server.segment(GOOD)
         assert status == 503 and 1 <= int(headers["retry-after"]) <= 60
@@ -462,11 +473,32 @@ def test_photos_of_one_padded_size_go_through_the_network_together(segmenter: Se
     with running(gated, batch=4) as server, ThreadPoolExecutor(16) as pool:
         sizes = [(48, 40), (90, 30)] * 7
         asked = [pool.submit(server.segment, encoded(draw(i, size))) for i, size in enumerate(sizes)]
-        server.until(lambda: server.waiting() >= len(sizes) - 4 * batching.BATCHES and len(groups) > 0)
+        server.until(lambda: server.waiting() >= len(sizes) - 4 * BATCHES and len(groups) > 0)
         gated.gate.set()
         assert {future.result()[0] for future in asked} == {200}
     assert all(len(set(group)) == 1 and len(group) <= 4 for group in groups) and sum(map(len, groups)) == 14
     assert max(map(len, groups)) > 1
+
+
+def test_on_a_cpu_as_many_batches_as_threads_are_in_the_network_and_one_alone_has_all(segmenter: Segmenter) -> None:
+    threads: list[int] = []
+
+    class Meeting(Segmenter):
+        def run(self, group: list[Prepared]) -> Any:
+            threads.append(torch.get_num_threads())
+            meeting.wait(60)
+            return super().run(group)
+
+    torch.set_num_threads(2)
+    try:
+        with running(Meeting(segmenter.model), batch=1) as server, ThreadPoolExecutor(8) as pool:
+            meeting = threading.Barrier(1)
+            assert server.segment(GOOD)[0] == 200 and threads == [2]
+            meeting = threading.Barrier(2)  # nobody passes it alone
+            asked = [pool.submit(server.segment, encoded(draw(number))) for number in range(6)]
+            assert [future.result()[0] for future in asked] == [200] * 6 and len(threads) == 7 and 1 in threads[1:]
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_one_damaged_photo_does_not_hurt_those_beside_it(segmenter: Segmenter) -> None:
@@ -510,7 +542,7 @@ def test_what_was_taken_is_finished_before_the_end(segmenter: Segmenter) -> None
     gated = Gated(segmenter.model)
     with running(gated, batch=1) as server, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(server.segment, encoded(draw(number))) for number in range(6)]
-        server.until(lambda: server.waiting() == 6 - batching.BATCHES)
+        server.until(lambda: server.waiting() == 6 - BATCHES)
         server.uvicorn.should_exit = True
         server.until(lambda: refuses(server.port))
         gated.gate.set()

@@ -69,16 +69,20 @@ def _label_photos(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) -> I
             yield _outcome(*writing.popleft())
 
 
+def photos_abreast(segmenter: Segmenter) -> int:
+    """How many photos, or batches, shall be in the network at once, each on its share of torch's threads.
+
+    On a GPU one keeps it busy. On a CPU the operations of one photo are too small to share well: as many photos as
+    torch has threads run abreast.
+    """
+    on_cpu = next(segmenter.model.parameters()).device.type == "cpu"
+    return min(torch.get_num_threads(), MOST_ABREAST) if on_cpu else 1
+
+
 @contextmanager
 def _networks(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that run the network, and how many photos are in them at once.
-
-    On a GPU one thread keeps it busy. On a CPU the operations of one photo are too small to share well: as many
-    photos as torch has threads run abreast, on one thread each.
-    """
-    threads = torch.get_num_threads()
-    on_cpu = next(segmenter.model.parameters()).device.type == "cpu"
-    abreast = min(threads, MOST_ABREAST) if on_cpu else 1
+    """Threads that run the network, and how many photos are in them at once."""
+    threads, abreast = torch.get_num_threads(), photos_abreast(segmenter)
     try:
         with ThreadPoolExecutor(abreast, initializer=torch.set_num_threads, initargs=(threads // abreast,)) as pool:
             yield pool, abreast

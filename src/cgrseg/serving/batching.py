@@ -11,7 +11,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
+import torch
+
 from cgrseg.inference.photos import read_photo_bytes
+from cgrseg.inference.pipeline import photos_abreast
 from cgrseg.inference.result import Segmentation
 from cgrseg.inference.segmenter import Prepared, Segmenter
 from cgrseg.preprocessing import Preprocessing, Size
@@ -21,7 +24,7 @@ from .limits import FORMATS, NAME, Limits, RefusedError, check_photo
 
 P = ParamSpec("P")
 T = TypeVar("T")
-BATCHES = 3  # one being read, one in the network, one being encoded
+AROUND = 2  # batches outside of the network: one being read, one being encoded
 
 
 @dataclass(eq=False)
@@ -61,10 +64,11 @@ class Batcher:
     """Labels jobs on one segmenter, the longest waiting first, together with others of its padded size.
 
     A batch is put together when there is room to work on it, not before: under light load nobody waits for
-    company, and under heavy load batches fill up.
+    company, and under heavy load batches fill up. On a CPU a batch alone has all threads; several run abreast, each
+    on its share.
 
     Args:
-        segmenter: does the work, on one thread.
+        segmenter: does the work.
         limits: of the queue and of a batch.
         note_batch: told the number of photos of each batch.
     """
@@ -74,8 +78,10 @@ class Batcher:
         self.photos = ThreadPoolExecutor(min(max(os.cpu_count() or 1, 2), 16), "photos")
         self.seconds = 0.1  # per photo, averaged over the last few batches
         self._note_batch = note_batch
-        self._network = ThreadPoolExecutor(1, "network")
-        self._one_at_a_time, self._room = asyncio.Lock(), asyncio.Semaphore(BATCHES)
+        self._threads, self._abreast = torch.get_num_threads(), photos_abreast(segmenter)
+        self._network = ThreadPoolExecutor(self._abreast, "network")
+        self._in_network = asyncio.Semaphore(self._abreast)
+        self._room = asyncio.Semaphore(self._abreast + AROUND)
         self._waiting: list[Job] = []
         self._arrived = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
@@ -167,7 +173,7 @@ class Batcher:
             pairs = [(job, item) for job, item in zip(jobs, prepared, strict=True) if item is not None]
             if not pairs:
                 return
-            async with self._one_at_a_time:
+            async with self._in_network:
                 self._note_batch(len(pairs))
                 results = await self._run([item for _, item in pairs])
             await asyncio.gather(*(self._encode(job, result) for (job, _), result in zip(pairs, results, strict=True)))
@@ -177,7 +183,8 @@ class Batcher:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self.seconds += 0.2 * ((time.monotonic() - start) / BATCHES / len(jobs) - self.seconds)
+            each = (time.monotonic() - start) / (self._abreast + AROUND) / len(jobs)
+            self.seconds += 0.2 * (each - self.seconds)
             self._room.release()
 
     async def _read(self, job: Job) -> Prepared | None:
@@ -192,11 +199,17 @@ class Batcher:
     async def _run(self, items: list[Prepared]) -> list[Segmentation | RefusedError]:
         """One pass; where memory runs out, one photo at a time."""
         try:
-            return list(await _in(self._network, self.segmenter.run, items))
+            return list(await _in(self._network, self._label, items))
         except MemoryError as error:
             if len(items) == 1:
                 return [RefusedError(413, f"{error}")]
         return [(await self._run([item]))[0] for item in items]
+
+    def _label(self, items: list[Prepared]) -> list[Segmentation]:
+        """On one of the network's threads."""
+        alone = not self._waiting and len(self._working) == 1
+        torch.set_num_threads(self._threads if alone else self._threads // self._abreast)  # of this thread
+        return self.segmenter.run(items)
 
     async def _encode(self, job: Job, result: Segmentation | RefusedError) -> None:
         if isinstance(result, RefusedError):
