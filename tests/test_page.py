@@ -8,6 +8,7 @@ import io
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,22 +205,84 @@ def test_the_example_and_other_weights_and_a_narrow_screen(page: Any) -> None:
 
 
 def test_a_video_comes_back_labelled(page: Any, tmp_path: Path) -> None:
-    av = pytest.importorskip("av", reason="needs the extra video")
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for shade in (40, 90, 200):
-            frame = np.full((64, 96, 3), shade, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
-        container.mux(stream.encode(None))
+    clip = film(tmp_path / "clip.mp4", frames=3)
     page.click("role=tab[name=Video]")
     page.click("text=Label the video")
     page.wait_for_selector(".toast-body:has-text('Drop a video first')")
-    page.set_input_files("#clip input[type=file]", str(tmp_path / "clip.mp4"))
+    page.set_input_files("#clip input[type=file]", str(clip))
     page.wait_for_selector("#clip :text('KB')")
     page.click("text=Label the video")
     found = page.wait_for_selector("video[src*='clip.overlay.mp4']", state="attached")
     assert found is not None
+
+
+def test_a_video_tells_how_far_it_is_and_stop_leaves_nothing(page: Any, tmp_path: Path) -> None:
+    clip = film(tmp_path / "long.mp4", frames=900)
+    page.click("role=tab[name=Video]")
+    page.set_input_files("#clip input[type=file]", str(clip))
+    page.wait_for_selector("#clip :text('KB')")
+    page.click("text=Label the video")
+    page.wait_for_selector("text=/[0-9]+.900 frames/")
+    page.click("button:has-text('Stop')")
+    page.wait_for_selector(".toast-body:has-text('Stopped: of this video nothing is kept')")
+    left = Path(os.environ["GRADIO_TEMP_DIR"])
+    deadline = time.monotonic() + PATIENCE / 1000
+    while found := [path for path in left.rglob("*.mp4") if path.name != "long.mp4" and "clip" not in path.name]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def film(path: Path, *, frames: int) -> Path:
+    """A clip of 96 x 64 pixels that changes its shade."""
+    av = pytest.importorskip("av", reason="needs the extra video")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(frames):
+            frame = np.full((64, 96, 3), 40 + 50 * number % 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_picture_can_be_pasted(page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    picture = base64.b64encode(PHOTO.read_bytes()).decode()
+    page.evaluate(
+        """async (picture) => {
+            const bitmap = await createImageBitmap(await (await fetch(`data:image/jpeg;base64,${picture}`)).blob())
+            const canvas = new OffscreenCanvas(bitmap.width, bitmap.height)
+            canvas.getContext('2d').drawImage(bitmap, 0, 0)
+            const blob = await canvas.convertToBlob({ type: 'image/png' })
+            await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })])
+        }""",
+        picture,
+    )
+    page.click("#photo button[aria-label*='clipboard' i]")
+    page.wait_for_selector("#photo-viewer .cgr-legend button")
+    assert "512 x 600 pixels" in page.inner_text("#photo-viewer .cgr-note")
+
+
+def test_an_exported_folder_lets_the_visitor_choose_the_runtime(browser: Any, tmp_path: Path) -> None:
+    export = pytest.importorskip("cgrseg.deploy.export").export
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    torch.manual_seed(0)
+    export(build("cgrseg_n", num_classes=2).eval(), tmp_path, formats=["onnx"], sizes=[(64, 96)], batches=[1])
+    served = make_page(Choices([str(tmp_path)], device="cpu", short_side=96))
+    tab = browser.new_page()
+    tab.set_default_timeout(PATIENCE)
+    try:
+        tab.goto(launch(served, host="127.0.0.1", port=None, block=False))
+        tab.wait_for_selector("#photo input[type=file]", state="attached")
+        tab.check("label:has-text('onnx') input[type=radio] >> nth=0")
+        upload(tab, PHOTO)
+        tab.wait_for_selector("#download-JSON:not([disabled])")
+        with tab.expect_download() as download:
+            tab.click("#download-JSON")
+        assert json.loads(Path(download.value.path()).read_text())["runtime"] == "onnx"
+    finally:
+        tab.close()
+        served.close()
 
 
 def test_the_camera_is_labelled_live(page: Any) -> None:

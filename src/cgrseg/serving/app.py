@@ -114,16 +114,19 @@ def _photo_tab(choices: Choices) -> None:
                     for what in ("overlay", "mask", "JSON")
                 ]
 
-    def label(path: str | None, name: str, side: float, runtime: Runtime, alpha: float) -> tuple[Any, ...]:
+    def label(path: str | None, name: str, side: float, runtime: Runtime, alpha: float) -> Iterator[tuple[Any, ...]]:
+        """First what is shown, then the files to download."""
+        nothing = [gr.update(value=None, interactive=False)] * 3
         if path is None:
-            return None, None, *[gr.update(value=None, interactive=False)] * 3
+            yield None, None, *nothing
+            return
         with told(path):
             result, note, facts = choices.label(path, name, side, runtime)
-            shown = payload(result, note)
+            yield payload(result, note), None, *nothing
             result.release()
             folder = Path(tempfile.mkdtemp(prefix="cgrseg-", dir=_cache()))
             files = _downloads(result, folder / Path(path).stem, facts, alpha)
-        return (shown, result, *[gr.update(value=str(file), interactive=True) for file in files])
+        yield gr.skip(), result, *[gr.update(value=str(file), interactive=True) for file in files]
 
     def redraw(result: Segmentation | None, path: str | None, alpha: float) -> Any:
         if result is None or path is None:
@@ -189,7 +192,7 @@ def _video_tab(choices: Choices) -> None:
         side: float,
         runtime: Runtime,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by this default)
-    ) -> tuple[str, str]:
+    ) -> Iterator[tuple[Any, Any]]:
         if path is None:
             raise gr.Error("Drop a video first.", print_exception=False)
         with told(path):
@@ -200,12 +203,16 @@ def _video_tab(choices: Choices) -> None:
             for count in label_video(segmenter, Path(path), outputs):
                 done += count
                 progress((done, max(frames, done)), desc="labelling", unit="frames")
-        return str(outputs["overlay"]), str(outputs["legend"])
+                yield gr.skip(), gr.skip()  # here Stop ends it, and label_video clears away what it has written
+        yield str(outputs["overlay"]), str(outputs["legend"])
+
+    def stopped() -> None:
+        gr.Info("Stopped: of this video nothing is kept.", duration=10)
 
     running = start.click(
         label, [clip, weights, side, runtime], [result, legend], concurrency_id=NETWORK, show_progress_on=[result]
     )
-    stop.click(None, cancels=[running])
+    stop.click(stopped, cancels=[running])
 
 
 def _compare_tab(choices: Choices) -> None:
