@@ -30,6 +30,7 @@ HOWS = {
     "onnx": "exported, in ONNX Runtime",
     "openvino": "exported, in OpenVINO",
 }
+CPU = torch.device("cpu")
 PEER_HOWS = ("eager", "compiled", "openvino")
 Export = Callable[[CGRSeg, Runtime, Path], Path]  # (model, runtime, folder) -> the file that was written
 
@@ -74,7 +75,7 @@ class Contender:
     precision: str
     model: nn.Module
     spec: ModelSpec | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     layout: torch.memory_format = torch.contiguous_format
     naive: bool = False
 
@@ -85,7 +86,7 @@ class Contender:
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
 
 
@@ -188,9 +189,7 @@ def open_contender(
         with torch.device("meta"):
             model = build(**dataclasses.asdict(exported.spec))
         precision = "int8" if ".int8" in path.name else "float32"
-        return Contender(
-            exported, exported.spec.num_classes, exported.runtime, precision, model.eval(), exported.spec
-        )
+        return Contender(exported, exported.spec.num_classes, exported.runtime, precision, model.eval(), exported.spec)
     return _open_weights(choice, path, usable_device(device))
 
 
@@ -210,9 +209,7 @@ def _open_weights(choice: Choice, path: Path, device: torch.device) -> Contender
     return Contender(network, spec.num_classes, "torch", precision, original, spec, device, layout, naive)
 
 
-def _open_peer(
-    choice: Choice, path: Path | None, *, classes: int, device: str, threads: int | None
-) -> Contender:
+def _open_peer(choice: Choice, path: Path | None, *, classes: int, device: str, threads: int | None) -> Contender:
     model = peers.build_peer(choice.name, classes)
     if path is not None:
         return Contender(peers.open_openvino(path, device, threads), classes, "openvino", "float32", model)
@@ -228,8 +225,7 @@ def _in_torch(
     """The model as it is called under the clock."""
     if choice.bf16:
         model = model.to(torch.bfloat16)
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(memory_format=layout)
     if choice.how != "compiled":
         return model
     return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else None)
-

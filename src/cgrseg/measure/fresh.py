@@ -1,6 +1,6 @@
 """A process of its own for each contender: how long until its first label map, and how much memory it takes at most.
 
-    python -m cgrseg.measure.fresh '{"name": …}'
+python -m cgrseg.measure.fresh '{"name": …}'
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Fresh:
 
     Args:
         cold_start_seconds: from its start, imports and loading included, to the first label map.
-        peak_memory_mb: 1e6 bytes of main memory at most, libraries included, after five photos.
+        peak_memory_mb: 1e6 bytes of main memory at most, libraries included, after five photos; None where the
+            system does not say.
         peak_gpu_memory_mb: 1e6 bytes that torch held on the GPU at most; None without one.
     """
 
     cold_start_seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     peak_gpu_memory_mb: float | None = None
 
 
@@ -83,12 +84,13 @@ def _measure(order: dict[str, Any]) -> Fresh:
     seconds = time.time() - order["start"]
     for _ in range(PHOTOS - 1):
         staged(contender, photo, size)
-    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_initialized() else None
-    return Fresh(seconds, _most_memory() / 1e6, gpu)
+    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    memory = _most_memory()
+    return Fresh(seconds, None if memory is None else memory / 1e6, gpu)
 
 
-def _most_memory() -> float:
-    """Bytes of main memory that this process has had at most; not a number where the system does not count them."""
+def _most_memory() -> float | None:
+    """Bytes of main memory that this process has had at most; None where the system does not say."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would begin with the parent's
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -97,8 +99,7 @@ def _most_memory() -> float:
         import resource
 
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return float("nan")
-
+    return None
 
 
 if __name__ == "__main__":

@@ -65,45 +65,51 @@ def _segformer(kind: str, num_classes: int) -> Peer:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     depths, widths, width = SEGFORMER[kind]
-    config = SegformerConfig(
-        depths=depths, hidden_sizes=widths, decoder_hidden_size=width, num_labels=num_classes
-    )
+    options: dict[str, Any] = {"depths": depths, "hidden_sizes": widths, "num_labels": num_classes}
+    config = SegformerConfig(**options, decoder_hidden_size=width)
     return Peer(SegformerForSemanticSegmentation(config), lambda network, images: network(pixel_values=images).logits)
 
 
 def _maskformer(num_classes: int) -> Peer:
     from transformers import MaskFormerConfig, MaskFormerForInstanceSegmentation
 
-    config = MaskFormerConfig(backbone_config=_swin_t(), num_labels=num_classes)
+    options: dict[str, Any] = {"backbone_config": _swin_t(), "num_labels": num_classes}
+    config = MaskFormerConfig(**options)
     return Peer(MaskFormerForInstanceSegmentation(config), _mask_scores)
 
 
 def _mask2former(num_classes: int) -> Peer:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-    config = Mask2FormerConfig(backbone_config=_swin_t(), num_labels=num_classes)
+    options: dict[str, Any] = {"backbone_config": _swin_t(), "num_labels": num_classes}
+    config = Mask2FormerConfig(**options)
     return Peer(Mask2FormerForUniversalSegmentation(config), _mask_scores)
 
 
 def _swin_t() -> Any:
     from transformers import SwinConfig
 
-    stages = [f"stage{number}" for number in (1, 2, 3, 4)]
-    return SwinConfig(
-        embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7, out_features=stages
-    )
+    options: dict[str, Any] = {
+        "embed_dim": 96,
+        "depths": [2, 2, 6, 2],
+        "num_heads": [3, 6, 12, 24],
+        "window_size": 7,
+        "out_features": [f"stage{number}" for number in (1, 2, 3, 4)],
+    }
+    return SwinConfig(**options)
 
 
 def _mask_scores(network: Any, images: Tensor) -> Tensor:
     """Each class's share of the masks, as both papers make semantic maps: softmax of classes times mask."""
     found = network(pixel_values=images)
-    classes = found.class_queries_logits.softmax(-1)[..., :-1]  # B Q K
-    masks = found.masks_queries_logits.sigmoid()  # B Q h w
-    return (classes.transpose(1, 2) @ masks.flatten(2)).unflatten(2, masks.shape[2:])
+    classes: Tensor = found.class_queries_logits.softmax(-1)[..., :-1]  # B Q K
+    masks: Tensor = found.masks_queries_logits.sigmoid()  # B Q h w
+    batch, _, height, width = masks.shape
+    return (classes.transpose(1, 2) @ masks.flatten(2)).view(batch, -1, height, width)
 
 
 def _deeplab(encoder: str, num_classes: int) -> Peer:
-    import segmentation_models_pytorch as smp
+    import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
 
     model = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=num_classes)
     model.segmentation_head[1] = nn.Identity()  # its upsampling to full size: the label map does that

@@ -24,11 +24,11 @@ from . import machine
 from .complexity import complexity
 from .contenders import Choice, Contender, Export, open_contender, prepare
 from .fresh import measure_fresh
+from .report import FORMAT, Report
 from .roofline import Limits, least_seconds, measure_limits, operations
 from .rounds import CALLS, clocked, percentile, ratio, take_turns
 from .stages import PHOTO_TO_LABELS, REGIONS, STAGES, sample_photo, staged
 
-FORMAT = 1  # of the report
 GAIN = 1.03  # a larger batch must bring this much, or the sweep ends
 WARM_UP = 3  # calls before the first round
 HOW = [
@@ -73,9 +73,7 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
-def benchmark(
-    choices: Sequence[Choice], settings: Settings, *, export: Export, photo: bytes | None = None
-) -> dict[str, Any]:
+def benchmark(choices: Sequence[Choice], settings: Settings, *, export: Export, photo: bytes | None = None) -> Report:
     """Measure the choices; the others are compared with the first.
 
     Args:
@@ -181,9 +179,7 @@ def _in_turn(contenders: dict[str, Contender], settings: Settings, photo: bytes,
         name: {
             "network_ms": latency([seconds for turn in calls[name] for seconds in turn]),
             "photo_to_labels_ms": latency(whole[name]),
-            "stages_ms": {
-                stage: 1000 * statistics.median(one[stage] for one in stages[name]) for stage in STAGES
-            },
+            "stages_ms": {stage: 1000 * statistics.median(one[stage] for one in stages[name]) for stage in STAGES},
             "times_as_fast": {
                 "network": dataclasses.asdict(ratio(network[base], network[name])),
                 "photo_to_labels": dataclasses.asdict(ratio(whole[base], whole[name])),
