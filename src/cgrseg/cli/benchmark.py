@@ -57,7 +57,7 @@ def benchmark(
     from cgrseg.measure.chart import write_chart
     from cgrseg.measure.contenders import parse
     from cgrseg.measure.report import render, summary, write_report
-    from cgrseg.paper.published import published
+    from cgrseg.paper.published import speeds
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = speed.Settings(shape, rounds, threads or cores, num_classes, device, max_batch)
@@ -65,12 +65,7 @@ def benchmark(
     report = speed.benchmark(choices, settings, export=_exporter(shape), photo=image)
     write_report(report, out / "benchmark.json")
     write_chart(report, out / "benchmark.png")
-    paper = {
-        row.ours["model"]: row.images_per_second
-        for row in published()[0].rows
-        if row.ours is not None and row.images_per_second is not None
-    }
-    print(f"{summary(report)}\n\n{render(report, paper)}\n{out / 'benchmark.json'}\n{out / 'benchmark.png'}")
+    print(f"{summary(report)}\n\n{render(report, speeds())}\n{out / 'benchmark.json'}\n{out / 'benchmark.png'}")
     return 0
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ class Contender:
         device, dtype, layout: of its input.
         runtime: what computes: "torch", "onnx" or "openvino".
         precision: "float32", "bfloat16" or "int8".
-        model: for counting: runs on the meta device.
+        model: builds the network as it is before folding and exporting, for counting.
         spec: what was built, if it is ours.
         naive: its label map is made by upsampling, softmax and argmax.
     """
@@ -73,7 +74,7 @@ class Contender:
     classes: int
     runtime: str
     precision: str
-    model: nn.Module
+    model: Callable[[], nn.Module]
     spec: ModelSpec | None = None
     device: torch.device = CPU
     layout: torch.memory_format = torch.contiguous_format
@@ -94,7 +95,7 @@ def parse(text: str) -> Choice:
     """NAME[:HOW][:bf16] as a `Choice`.
 
     Raises:
-        ValueError: no such name, or one that can't be run like that.
+        ValueError: no such name, or one that can't be run like that or needs a package that is missing.
     """
     name, *words = text.split(":")
     while words and words[0] not in (*HOWS, "bf16") and Path(f"{name}:{words[0]}").exists():  # C:\model.xml
@@ -119,6 +120,10 @@ def parse(text: str) -> Choice:
         raise ValueError(f"{text}: {name} runs as {', '.join(PEER_HOWS)}, not as {how}")
     if bf16 and how in ("onnx", "openvino", "naive"):
         raise ValueError(f"{text}: bf16 is for models in torch, not for {how}")
+    if peer:
+        peers.require_peer(name)
+    if how in ("onnx", "openvino"):
+        require(how)
     return Choice(name, how, bf16)
 
 
@@ -135,7 +140,7 @@ def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: E
         The file; None for a peer in torch, which is built from its configuration.
 
     Raises:
-        ValueError: a package is missing, or the model can't be exported.
+        ValueError: the model can't be exported.
         OSError: a file can't be read or written.
     """
     if choice.how == "file":
@@ -145,7 +150,6 @@ def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: E
             return None
         path = folder / f"{choice.name}.xml"
         if not path.exists():
-            require("openvino")
             peers.to_openvino(peers.build_peer(choice.name, classes), path, size)
         return path
     weights = _weights(choice.name, folder, classes)
@@ -186,37 +190,44 @@ def open_contender(
     assert path is not None
     if path.suffix in SUFFIXES.values():
         exported = open_exported(path, device, threads=threads)
-        with torch.device("meta"):
-            model = build(**dataclasses.asdict(exported.spec))
         precision = "int8" if ".int8" in path.name else "float32"
-        return Contender(exported, exported.spec.num_classes, exported.runtime, precision, model.eval(), exported.spec)
+        spec = exported.spec
+        return Contender(exported, spec.num_classes, exported.runtime, precision, partial(_shapes, spec), spec)
     return _open_weights(choice, path, usable_device(device))
 
 
 def _open_weights(choice: Choice, path: Path, device: torch.device) -> Contender:
-    spec = artifact.describe(path).spec
+    stored = artifact.describe(path).spec
     fields = {"bias_mode": "official"} if choice.how == "naive" else {}
-    model = create_model(spec.name, spec.num_classes, path, **fields).eval().to(device)
-    spec, original = model.spec, model
+    model = create_model(stored.name, stored.num_classes, path, **fields).eval().to(device)
+    spec, count = model.spec, partial(_shapes, model.spec)
     layout = torch.contiguous_format
     if choice.how in ("fused", "channels_last", "compiled"):
         model = fuse(model)
     if choice.how in ("channels_last", "compiled"):
         layout = torch.channels_last
     network = _in_torch(model, choice, device, layout)
-    precision = "bfloat16" if choice.bf16 else "float32"
     naive = choice.how == "naive"
-    return Contender(network, spec.num_classes, "torch", precision, original, spec, device, layout, naive)
+    return Contender(network, spec.num_classes, "torch", _precision(choice), count, spec, device, layout, naive)
 
 
 def _open_peer(choice: Choice, path: Path | None, *, classes: int, device: str, threads: int | None) -> Contender:
-    model = peers.build_peer(choice.name, classes)
+    count = partial(peers.build_peer, choice.name, classes)
     if path is not None:
-        return Contender(peers.open_openvino(path, device, threads), classes, "openvino", "float32", model)
+        return Contender(peers.open_openvino(path, device, threads), classes, "openvino", "float32", count)
     place = usable_device(device)
-    precision = "bfloat16" if choice.bf16 else "float32"
-    network = _in_torch(model.to(place), choice, place, torch.contiguous_format)
-    return Contender(network, classes, "torch", precision, model, device=place)
+    network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
+    return Contender(network, classes, "torch", _precision(choice), count, device=place)
+
+
+def _precision(choice: Choice) -> str:
+    return "bfloat16" if choice.bf16 else "float32"
+
+
+def _shapes(spec: ModelSpec) -> nn.Module:
+    """The model without its numbers."""
+    with torch.device("meta"):
+        return build(**dataclasses.asdict(spec)).eval()
 
 
 def _in_torch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,17 @@ def build_peer(name: str, num_classes: int = 150) -> Peer:
     """
     if name not in PEERS:
         raise ValueError(f"no peer is called {name!r}: choose from {', '.join(PEERS)}")
+    require_peer(name)
     torch.manual_seed(0)
-    try:
-        with quiet():
-            return PEERS[name](num_classes)
-    except ImportError as error:
-        raise ValueError(f'{error.name} is not installed: pip install "cgrseg[peers]"') from error
+    with quiet():
+        return PEERS[name](num_classes)
+
+
+def require_peer(name: str) -> None:
+    """Raise ValueError with the cure where a peer's library is not installed."""
+    library = "segmentation_models_pytorch" if name.startswith("deeplab") else "transformers"
+    if find_spec(library) is None:
+        raise ValueError(f'{name} needs {library}, which is not installed: pip install "cgrseg[peers]"')
 
 
 def _segformer(kind: str, num_classes: int) -> Peer:

@@ -12,7 +12,8 @@ from cgrseg._atomic import atomic_write
 from .stages import STAGES
 
 FORMAT = 1  # of the file
-NEEDED = ("settings", "machine", "results")
+NEEDED = {"settings", "machine", "results"}
+NEEDED_OF_ROWS = {"label", "model", "spec", "network_ms", "images_per_second"}
 Report = dict[str, Any]
 
 
@@ -37,8 +38,8 @@ def read_report(path: Path) -> Report:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no JSON file: give one of `cgrseg benchmark`") from error
-    whole = isinstance(report, dict) and report.get("format") == FORMAT and all(key in report for key in NEEDED)
-    if not whole:
+    whole = isinstance(report, dict) and report.get("format") == FORMAT and report.keys() >= NEEDED
+    if not whole or not all(isinstance(row, dict) and row.keys() >= NEEDED_OF_ROWS for row in report["results"]):
         raise ValueError(f"{path} is no report of this version: write it again with `cgrseg benchmark`")
     return dict(report)
 

@@ -201,7 +201,7 @@ def latency(seconds: Sequence[float]) -> dict[str, float]:
 
 def _about(choice: Choice, contender: Contender, settings: Settings) -> dict[str, Any]:
     """What a contender is, and what it costs for one photo."""
-    cost = complexity(contender.model, settings.size).total
+    cost = complexity(contender.model(), settings.size).total
     spec = contender.spec
     return {
         "label": str(choice),
@@ -217,7 +217,7 @@ def _about(choice: Choice, contender: Contender, settings: Settings) -> dict[str
 
 
 def _limit(contender: Contender, settings: Settings, limits: Limits, median_ms: float) -> dict[str, float]:
-    least = 1000 * least_seconds(operations(contender.model, settings.size), limits, contender.precision)
+    least = 1000 * least_seconds(operations(contender.model(), settings.size), limits, contender.precision)
     return {"limit_ms": least, "share_of_limit": least / median_ms}
 
 
