@@ -60,7 +60,7 @@ def benchmark(
     from cgrseg.paper.published import speeds
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    settings = speed.Settings(shape, rounds, threads or cores, num_classes, device, max_batch)
+    settings = speed.Settings(shape, rounds, cores if threads is None else threads, num_classes, device, max_batch)
     choices = [parse(text) for text in (contender, *(compare or []))]
     report = speed.benchmark(choices, settings, export=_exporter(shape), photo=image)
     write_report(report, out / "benchmark.json")
