@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import argparse
 import platform
-import random
 import statistics
 import time
 
 import torch
 
+from cgrseg.measure.rounds import ratio
 from cgrseg.nn import VARIANTS, build
 from cgrseg.nn.fuse import fuse
-
-
-def interval(values: list[float], draws: int = 2000) -> tuple[float, float]:
-    """The middle 95 % of the medians of samples drawn from `values` with replacement."""
-    source = random.Random(0)
-    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
 
 
 @torch.inference_mode()
@@ -60,10 +53,9 @@ def main() -> None:
     )
     print(f"{'':<24}{'median ms':>10}{'eager / it':>12}  95 % interval")
     for name, values in seconds.items():
-        ratios = [slow / fast for slow, fast in zip(seconds["eager"], values, strict=True)]
-        low, high = interval(ratios)
-        print(f"{name:<24}{1000 * statistics.median(values):>10.1f}{statistics.median(ratios):>12.2f}", end="")
-        print(f"  {low:.2f} … {high:.2f}")
+        one = ratio(seconds["eager"], values)
+        print(f"{name:<24}{1000 * statistics.median(values):>10.1f}{one.median:>12.2f}", end="")
+        print(f"  {one.low:.2f} … {one.high:.2f}")
 
 
 if __name__ == "__main__":

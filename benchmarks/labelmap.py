@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgrseg.inference.labelmap import confidence, label_map
+from cgrseg.measure.stages import natural_logits
 
 CASES: dict[str, dict[str, Any]] = {
     "512x512": {"size": (512, 512)},
@@ -31,14 +32,6 @@ def resized(logits: Tensor, size: Any, input_size: Any = None, valid: Any = None
     if input_size is not None:
         logits = F.interpolate(logits, input_size, mode="bilinear")[..., : valid[0], : valid[1]]
     return F.interpolate(logits, size, mode="bilinear")
-
-
-def blobs(classes: int, side: int, patches: int) -> Tensor:
-    """Logits whose winners form about `patches` x `patches` regions with smooth borders."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, classes, patches, patches, generator=generator)
-    fine = torch.randn(1, classes, side, side, generator=generator)
-    return F.interpolate(coarse, (side, side), mode="bicubic") * 3 + fine * 0.05
 
 
 def disagreement(logits: Tensor) -> float:
@@ -70,7 +63,7 @@ def main() -> None:
     print(f"medians of {arguments.rounds} rounds in turn, in brackets the middle half\n")
     generator = torch.Generator().manual_seed(0)
     inputs = {
-        "natural": blobs(arguments.classes, 64, 4),
+        "natural": natural_logits(arguments.classes, (64, 64)),
         "white noise": torch.randn(1, arguments.classes, 64, 64, generator=generator),
     }
     for case, steps in CASES.items():

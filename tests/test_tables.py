@@ -61,14 +61,29 @@ def test_a_measured_score_counts_for_its_architecture_dataset_and_mode_alone(fak
 
 
 def test_a_benchmark_file_fills_the_speed(fake_costs: None, tmp_path: Path) -> None:
+    t = VARIANTS["cgrseg_t"]
     rows = [
-        {"model": "cgrseg_t", "images_per_second": 21.04},
-        {"model": "their_net", "images_per_second": 99.0},
-        {"model": "cgrseg_t", "spec": {"head": "se"}, "images_per_second": 77.0},
+        row(t, 21.04, 50.0),
+        row(dataclasses.replace(t, bias_mode="official"), 9.0, 200.0),
+        row(None, 99.0, 9.0),
+        row(dataclasses.replace(t, head="se"), 77.0, 8.0),
     ]
-    (tmp_path / "speed.json").write_text(json.dumps({"results": rows}))
-    speeds = column(1, "speed ours, images/s", tables.read_speeds(tmp_path / "speed.json"))
+    write_report(tmp_path / "speed.json", rows, [512, 512])
+    measured = tables.read_speeds(tmp_path / "speed.json")
+    speeds = column(1, "speed ours, images/s", measured)
     assert [cell for cell in speeds if cell] == ["21.0"]
+    assert [one.latency_ms for one in measured] == [50.0, 8.0]  # the fastest of each architecture
+
+
+def row(spec: ModelSpec | None, images_per_second: float, latency_ms: float) -> dict[str, object]:
+    """What `cgrseg benchmark` writes of a contender, as far as tables need it."""
+    fields = None if spec is None else dataclasses.asdict(spec)
+    speeds = {"images_per_second": images_per_second, "network_ms": {"median": latency_ms}}
+    return {"label": "one", "model": "theirs" if spec is None else spec.name, "spec": fields, **speeds}
+
+
+def write_report(path: Path, rows: list[dict[str, object]], size: list[int]) -> None:
+    path.write_text(json.dumps({"format": 1, "settings": {"size": size}, "machine": {}, "results": rows}))
 
 
 def test_scores_of_val_are_read(fake_costs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +115,9 @@ def test_every_table_is_printed(
         (["--table", "11"], "--table 11: the paper has tables 1 to 10"),
         (["--scores", "."], "holds no scores.json: give a folder that `cgrseg val --out` wrote"),
         (["--speed", "bad.json"], "bad.json is no JSON file: give one of `cgrseg benchmark`"),
+        (["--speed", "old.json"], "old.json is no report of this version: write it again with `cgrseg benchmark`"),
+        (["--speed", "small.json"], "small.json was measured at 64x96, the paper at 512x512: measure it there"),
+        (["--speed", "theirs.json"], "theirs.json holds no model of ours: measure one, such as `cgrseg benchmark"),
         (["--scores", "old.json"], "old.json has no 'format': write it again with `cgrseg val --out`"),
     ],
 )
@@ -112,6 +130,8 @@ def test_bad_input_is_worded_in_one_line(
 ) -> None:
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "old.json").write_text('{"miou": 1}')
+    write_report(tmp_path / "small.json", [row(VARIANTS["cgrseg_t"], 1.0, 1.0)], [64, 96])
+    write_report(tmp_path / "theirs.json", [row(None, 1.0, 1.0)], [512, 512])
     monkeypatch.chdir(tmp_path)
     assert main(["tables", *arguments]) == 2
     error = capsys.readouterr().err

@@ -31,7 +31,7 @@ def export(
     import os
     from pathlib import Path
 
-    fixed = None if size is None else _parse_size(size)
+    fixed = None if size is None else parse_size(size)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: name a folder")
@@ -59,7 +59,8 @@ def export(
     return 0
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH as two numbers from 32 on; ValueError for anything else."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
         raise ValueError(f"--size {text}: write HEIGHTxWIDTH in pixels from 32 on, such as 512x512")

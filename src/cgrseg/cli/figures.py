@@ -34,7 +34,7 @@ def figures(
         layer: of Figure 3: context.0, context.1, … (coarse), reconstruction.0, .1 or .2 (strides 8, 16, 32)
         channel: of Figure 3: one channel; default: the mean over all
         scores: a folder with reports of `cgrseg val --out`
-        speed: the JSON file of a benchmark
+        speed: benchmark.json of `cgrseg benchmark`
         out: folder for the pictures
         device: auto, cpu, cuda or cuda:N
     """

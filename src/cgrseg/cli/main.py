@@ -23,6 +23,7 @@ VERBS = {
     "train": "train a model on a folder of labelled photos",
     "val": "score weights on labelled photos: mIoU, tables, pictures",
     "predict": "label photos, folders of photos and videos",
+    "benchmark": "measure how fast models and files are here, side by side",
     "export": "write weights as files for ONNX Runtime, OpenVINO and torch.export",
     "serve": "label photos behind an HTTP address",
     "info": "print what a model or a weights file holds and costs",
@@ -90,9 +91,10 @@ def make_parser(function: Callable[..., object], *, prog: str) -> ArgumentParser
     """Make the parser of a verb: its arguments from the signature, their help from the docstring.
 
     Parameters before the `*` of the signature that have no default are positional (a list takes one or more);
-    all others are flags (`short_side` is `--short-side`; a bool that is False by default takes no value),
-    required where they have no default. A dataclass brings a flag for each of its fields (dotted for dataclasses
-    within it), `--config FILE` to read them from YAML and `--print_config` to print them.
+    all others are flags (`short_side` is `--short-side`; a bool that is False by default takes no value, a
+    `list[...] | None` one or more), required where they have no default. A dataclass brings a flag for each of its
+    fields (dotted for dataclasses within it), `--config FILE` to read them from YAML and `--print_config` to print
+    them.
     """
     from docstring_parser import parse as parse_docstring
     from jsonargparse import ArgumentParser
@@ -118,11 +120,19 @@ def make_parser(function: Callable[..., object], *, prog: str) -> ArgumentParser
                 parser.add_argument(name, type=hint, metavar=name.upper(), help=help_text)
         elif hint is bool and parameter.default is False:
             parser.add_argument(flag, action="store_true", help=help_text)
+        elif (item := _item(hint)) is not None:
+            parser.add_argument(flag, type=item, nargs="+", default=parameter.default, metavar=metavar, help=help_text)
         elif required:
             parser.add_argument(flag, type=hint, required=True, metavar=metavar, help=help_text)
         else:
             parser.add_argument(flag, type=hint, default=parameter.default, metavar=metavar, help=help_text)
     return parser
+
+
+def _item(hint: object) -> type | None:
+    """What a flag's list holds, for `list[...] | None`; None for any other hint."""
+    lists = [one for one in get_args(hint) if get_origin(one) is list]
+    return get_args(lists[0])[0] if lists else None
 
 
 def parse(

@@ -24,7 +24,7 @@ def tables(
         format: md, csv or html
         scores: a folder with reports of `cgrseg val --out`, or one scores.json; each counts for the rows of its
             architecture, dataset and mode
-        speed: the JSON file of a benchmark
+        speed: benchmark.json of `cgrseg benchmark`
         out: a file to write to instead of printing
     """
     from cgrseg.paper.published import published

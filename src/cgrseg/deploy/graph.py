@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -14,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic
 from torch.nn import functional as F
 
+from cgrseg.measure.quiet import quiet as quiet
 from cgrseg.nn.fuse import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing, Size
 
@@ -80,16 +77,3 @@ def trace(
             model, example = network, torch.zeros(batch, 3, height, width)
             shapes = {0: Dim.DYNAMIC, 2: free, 3: free}
         return torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep exporters from telling their own developers' news."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -176,13 +176,19 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
 
 def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
     model, compiled = openvino_model(path, device, threads)
+    text = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else ""
+    return openvino_run(compiled), text
+
+
+def openvino_run(compiled: Any) -> Run:
+    """What OpenVINO compiled, as a function of tensors: its first output, of its one input."""
 
     def run(images: Tensor) -> Tensor:
         # A request of its own for each call: threads may share the network.
         result = compiled.create_infer_request().infer([_array(images)])[0]
         return torch.from_numpy(np.array(result))
 
-    return run, model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else ""
+    return run
 
 
 def openvino_model(path: Path, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:

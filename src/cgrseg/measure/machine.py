@@ -83,6 +83,15 @@ def devices() -> list[Finding]:
     return found
 
 
+def processor() -> str:
+    """What the processor is called; "" where the system does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
 def runtimes() -> list[Finding]:
     """What can run the network, with the devices that each runtime offers."""
     found = [Finding("torch", _version("torch") or "missing")]

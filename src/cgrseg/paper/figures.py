@@ -10,10 +10,11 @@ import numpy as np
 
 from cgrseg._atomic import atomic_write
 from cgrseg.labels import LabelSpace
+from cgrseg.nn import ModelSpec
 
 from .looking import Heat, Photo, Stages
 from .published import published
-from .tables import Measured, cost_of, spec_of
+from .tables import Measured, cost_of, same_architecture, spec_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,17 +52,17 @@ def _figure(height: float, width: float = COLUMN) -> Figure:
 def frontier(measured: Sequence[Measured] = ()) -> Figure:
     """Figure 1: mIoU on ADE20K over operations, as published; what was measured here is marked apart.
 
-    Where there are measured speeds, a second panel has the same mIoU, published or measured, over our latency.
+    Where there are measured latencies, a second panel has the same mIoU, published or measured, over our latency.
     """
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        speeds = {one.spec: one.images_per_second for one in measured if one.images_per_second is not None}
-        figure = _figure(2.7 if not speeds else 5.0)
-        panels = figure.subplots(2 if speeds else 1, 1, squeeze=False)[:, 0]
+        latencies = {one.spec: one.latency_ms for one in measured if one.latency_ms is not None}
+        figure = _figure(2.7 if not latencies else 5.0)
+        panels = figure.subplots(2 if latencies else 1, 1, squeeze=False)[:, 0]
         _over_operations(panels[0], measured)
-        if speeds:
-            _over_latency(panels[1], speeds)
+        if latencies:
+            _over_latency(panels[1], latencies)
         return figure
 
 
@@ -118,22 +119,24 @@ TO_THE_LEFT = ("LRFormer-T", "Seaformer-L", "PEM-STDC2", "SegNeXt-S", "SegNeXt-T
 BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": -8}
 
 
-def _over_latency(axes: Any, speeds: Mapping[Any, float]) -> None:
+def _over_latency(axes: Any, latencies: Mapping[ModelSpec, float]) -> None:
     for row in published()[0].rows:
         spec = spec_of(row)
-        speed = next((value for key, value in speeds.items() if spec is not None and key.name == spec.name), None)
-        if spec is None or not speed:
+        if spec is None:
+            continue
+        latency = next((ms for key, ms in latencies.items() if same_architecture(key, spec)), None)
+        if latency is None:
             continue
         ours = spec.name.startswith("cgrseg")
         axes.plot(
-            1000 / speed,
+            latency,
             row.miou,
             marker="*" if ours else "o",
             color=OURS if ours else THEIRS,
             markersize=8 if ours else 4,
         )
         axes.annotate(
-            row.method, (1000 / speed, row.miou), xytext=(5, 0), textcoords="offset points", fontsize=5.5, va="center"
+            row.method, (latency, row.miou), xytext=(5, 0), textcoords="offset points", fontsize=5.5, va="center"
         )
     axes.set(xlabel="latency measured here, ms a photo", ylabel="mIoU on ADE20K, % (published)")
     axes.margins(x=0.25, y=0.15)

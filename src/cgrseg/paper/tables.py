@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cgrseg.measure.complexity import Cost, complexity
+from cgrseg.measure.report import read_report
 from cgrseg.nn import VARIANTS, ModelSpec, build
 
 from .published import Row, Table
@@ -22,6 +23,7 @@ from .published import Row, Table
 FREE_FIELDS = ("num_classes", "dropout", "drop_path", "bias_mode")  # leave the architecture as it is
 DATASETS = {"coco-stuff10k": "coco-stuff", "coco-stuff164k": "coco-stuff"}  # format of the data -> the paper's name
 PAPER, OURS = "paper", "ours"
+SIZE = (512, 512)  # of the photo, for the paper's operations and speeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Measured:
 
     Args:
         spec: which.
-        images_per_second: from a benchmark file.
+        images_per_second: from a benchmark file, at the best batch.
+        latency_ms: of the network, for one photo, from a benchmark file.
         miou: in %, by (dataset in the paper's name, mode of evaluation).
     """
 
     spec: ModelSpec
     images_per_second: float | None = None
+    latency_ms: float | None = None
     miou: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
 
 
@@ -164,23 +168,27 @@ def _read_score(path: Path) -> Measured:
 
 
 def read_speeds(path: Path) -> list[Measured]:
-    """The rows of a benchmark file: {"results": [{"model", "images_per_second", ...}]}, or such a list by itself.
+    """The architectures of a report of `cgrseg benchmark`, each with its best throughput and latency there.
 
-    A row may have "spec", the model's other fields. Rows of models that are not ours are passed over.
+    Models that are not ours are passed over.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is no such file, is of another size than 512x512, or holds no model of ours.
     """
-    table = _json(path, "`cgrseg benchmark`")
-    rows = table.get("results", []) if isinstance(table, dict) else table
-    found = []
-    for row in rows:
-        if row.get("model") in VARIANTS and row.get("images_per_second") is not None:
-            spec = dataclasses.replace(VARIANTS[row["model"]], **row.get("spec", {}))
-            found.append(Measured(spec=spec, images_per_second=float(row["images_per_second"])))
+    report, found = read_report(path), dict[ModelSpec, Measured]()
+    if (size := tuple(report["settings"]["size"])) != SIZE:
+        raise ValueError(f"--speed {path} was measured at {size[0]}x{size[1]}, the paper at 512x512: measure it there")
+    for row in report["results"]:
+        if row["spec"] is None:
+            continue
+        spec = dataclasses.replace(ModelSpec(**row["spec"]), bias_mode="relative")
+        speed, latency = row["images_per_second"], row["network_ms"]["median"]
+        if (known := found.get(spec)) is not None:
+            speed, latency = max(speed, known.images_per_second or 0), min(latency, known.latency_ms or latency)
+        found[spec] = Measured(spec=spec, images_per_second=speed, latency_ms=latency)
     if not found:
-        raise ValueError(f"--speed {path} holds no row with model and images_per_second of a model of ours")
-    return found
+        raise ValueError(f"--speed {path} holds no model of ours: measure one, such as `cgrseg benchmark cgrseg_t`")
+    return list(found.values())
 
 
 def _json(path: Path, maker: str) -> Any:

@@ -31,7 +31,7 @@ class MatrixFactorisation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         seen = x.detach()
-        bases = self.bases.expand(len(x), -1, -1)  # B D R
+        bases = self.bases.expand(x.shape[0], -1, -1)  # B D R; len(x) would fix the batch of an export
         coefficients = (seen.transpose(1, 2) @ bases).softmax(dim=2)  # B n R
         for _ in range(STEPS[self.training]):
             coefficients = _better(seen.transpose(1, 2), coefficients, bases)

@@ -1,0 +1,40 @@
+"""Remakes the tables of docs/benchmark.md from the kept reports: `python benchmarks/table.py --write`.
+
+A report is what `cgrseg benchmark` wrote; those beside this file (*.json) are the ones that are quoted. The tables
+stand between the two comments in the page; without --write they are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cgrseg._atomic import atomic_write
+from cgrseg.measure.report import read_report, render, summary
+from cgrseg.paper.published import speeds
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "docs" / "benchmark.md"
+BEGIN, END = "<!-- tables: benchmarks/table.py -->", "<!-- end of the tables -->"
+
+
+def tables() -> str:
+    """All kept reports, by name."""
+    reports = [(path.stem, read_report(path)) for path in sorted(FOLDER.glob("*.json"))]
+    return "\n".join(f"### {name}\n\n{summary(report)}\n\n{render(report, speeds())}" for name, report in reports)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into the page")
+    if not parser.parse_args().write:
+        print(tables())
+        return
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    with atomic_write(PAGE) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{tables()}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Models of others for the same clock, with random weights from their published configurations (Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgrseg.inference.runtimes import openvino_model, openvino_run
+from cgrseg.preprocessing import Size
+
+from .quiet import quiet
+
+SEGFORMER = {  # depths, widths, decoder's width
+    "b0": ([2, 2, 2, 2], [32, 64, 160, 256], 256),
+    "b1": ([2, 2, 2, 2], [64, 128, 320, 512], 256),
+    "b2": ([3, 4, 6, 3], [64, 128, 320, 512], 768),
+}
+
+
+class Peer(nn.Module):
+    """A model of another library, called as ours.
+
+    Args:
+        network: the model.
+        scores: the network and images -> what its label map is the argmax of.
+
+    Shape: images float [B, 3, H, W] -> [B, K, h, w], at a fourth of the size.
+    """
+
+    def __init__(self, network: nn.Module, scores: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self._scores = network, scores
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._scores(self.network, images)
+
+
+def build_peer(name: str, num_classes: int = 150) -> Peer:
+    """A peer with random weights, in evaluation mode, on the CPU. Nothing is downloaded.
+
+    Args:
+        name: of `PEERS`.
+        num_classes: K.
+
+    Raises:
+        ValueError: no such peer, or its library is not installed.
+    """
+    if name not in PEERS:
+        raise ValueError(f"no peer is called {name!r}: choose from {', '.join(PEERS)}")
+    require_peer(name)
+    torch.manual_seed(0)
+    with quiet():
+        return PEERS[name](num_classes)
+
+
+def require_peer(name: str) -> None:
+    """Raise ValueError with the cure where a peer's library is not installed."""
+    library = "segmentation_models_pytorch" if name.startswith("deeplab") else "transformers"
+    if find_spec(library) is None:
+        raise ValueError(f'{name} needs {library}, which is not installed: pip install "cgrseg[peers]"')
+
+
+def _segformer(kind: str, num_classes: int) -> Peer:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    depths, widths, width = SEGFORMER[kind]
+    options: dict[str, Any] = {"depths": depths, "hidden_sizes": widths, "num_labels": num_classes}
+    config = SegformerConfig(**options, decoder_hidden_size=width)
+    return Peer(SegformerForSemanticSegmentation(config), lambda network, images: network(pixel_values=images).logits)
+
+
+def _maskformer(num_classes: int) -> Peer:
+    from transformers import MaskFormerConfig, MaskFormerForInstanceSegmentation
+
+    options: dict[str, Any] = {"backbone_config": _swin_t(), "num_labels": num_classes}
+    config = MaskFormerConfig(**options)
+    return Peer(MaskFormerForInstanceSegmentation(config), _mask_scores)
+
+
+def _mask2former(num_classes: int) -> Peer:
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+
+    options: dict[str, Any] = {"backbone_config": _swin_t(), "num_labels": num_classes}
+    config = Mask2FormerConfig(**options)
+    return Peer(Mask2FormerForUniversalSegmentation(config), _mask_scores)
+
+
+def _swin_t() -> Any:
+    from transformers import SwinConfig
+
+    options: dict[str, Any] = {
+        "embed_dim": 96,
+        "depths": [2, 2, 6, 2],
+        "num_heads": [3, 6, 12, 24],
+        "window_size": 7,
+        "out_features": [f"stage{number}" for number in (1, 2, 3, 4)],
+    }
+    return SwinConfig(**options)
+
+
+def _mask_scores(network: Any, images: Tensor) -> Tensor:
+    """Each class's share of the masks, as both papers make semantic maps: softmax of classes times mask."""
+    found = network(pixel_values=images)
+    classes: Tensor = found.class_queries_logits.softmax(-1)[..., :-1]  # B Q K
+    masks: Tensor = found.masks_queries_logits.sigmoid()  # B Q h w
+    batch, _, height, width = masks.shape
+    return (classes.transpose(1, 2) @ masks.flatten(2)).view(batch, -1, height, width)
+
+
+def _deeplab(encoder: str, num_classes: int) -> Peer:
+    import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
+
+    model = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=num_classes)
+    model.segmentation_head[1] = nn.Identity()  # its upsampling to full size: the label map does that
+    return Peer(model, lambda network, images: network(images))
+
+
+PEERS: dict[str, Callable[[int], Peer]] = {
+    "segformer_b0": partial(_segformer, "b0"),
+    "segformer_b1": partial(_segformer, "b1"),
+    "segformer_b2": partial(_segformer, "b2"),
+    "maskformer_swin_t": _maskformer,
+    "mask2former_swin_t": _mask2former,
+    "deeplabv3plus_mobilenet_v2": partial(_deeplab, "mobilenet_v2"),
+    "deeplabv3plus_r101": partial(_deeplab, "resnet101"),
+}
+
+
+def to_openvino(peer: Peer, path: Path, size: Size) -> None:
+    """Write a peer as OpenVINO IR, in float32, for any batch of images of `size` (height, width).
+
+    Raises:
+        ValueError: OpenVINO can't convert it.
+    """
+    import openvino  # type: ignore[import-untyped]
+
+    example = torch.zeros(1, 3, *size)
+    try:
+        with quiet(), torch.no_grad():
+            model = openvino.convert_model(peer, example_input=example, input=[-1, 3, *size])
+    except Exception as error:  # the converter raises whatever it likes
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"OpenVINO can't convert {type(peer.network).__name__} ({line}): run it as eager") from error
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def open_openvino(path: Path, device: str, threads: int | None) -> Callable[[Tensor], Tensor]:
+    """A peer's file as a function, run exactly as our own files are."""
+    _, compiled = openvino_model(path, device, threads)
+    return openvino_run(compiled)

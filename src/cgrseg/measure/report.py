@@ -1,0 +1,136 @@
+"""The clock's report: a JSON file that is written and read, and the tables that are printed of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cgrseg._atomic import atomic_write
+
+from .stages import STAGES
+
+FORMAT = 1  # of the file
+NEEDED = {"settings", "machine", "results"}
+NEEDED_OF_ROWS = {"label", "model", "spec", "network_ms", "images_per_second"}
+Report = dict[str, Any]
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report as JSON, whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """The inverse of `write_report`.
+
+    Raises:
+        ValueError: it is no such file, or one of another version.
+        OSError: it can't be read.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: give one of `cgrseg benchmark`") from error
+    whole = isinstance(report, dict) and report.get("format") == FORMAT and report.keys() >= NEEDED
+    if not whole or not all(isinstance(row, dict) and row.keys() >= NEEDED_OF_ROWS for row in report["results"]):
+        raise ValueError(f"{path} is no report of this version: write it again with `cgrseg benchmark`")
+    return dict(report)
+
+
+def summary(report: Report) -> str:
+    """One line: size, threads, rounds, versions, machine."""
+    settings, machine = report["settings"], report["machine"]
+    height, width = settings["size"]
+    versions = ", ".join(f"{name} {machine[name].partition(':')[0]}" for name in ("torch", "openvino", "onnxruntime"))
+    return (
+        f"{height}x{width}, {settings['threads']} threads on cores {', '.join(map(str, settings['cores']))}, "
+        f"{settings['rounds']} rounds in turn; {machine['processor']}; {versions}"
+    )
+
+
+def render(report: Report, published: Mapping[str, float] | None = None) -> str:
+    """Three Markdown tables: latency with ratios to the first row, throughput and cost, stages.
+
+    Args:
+        published: model -> images a second as the paper prints them, measured on a V100.
+    """
+    rows = report["results"]
+    base = report["settings"]["base"]
+    parts = [
+        (f"One photo, ms (times as fast as {base}, 95 % interval)", _latencies(rows)),
+        ("Throughput and cost", _costs(rows, published or {})),
+        ("Stages of one photo, median ms", _stages(rows)),
+    ]
+    return "\n".join(f"{title}:\n\n{table(lines)}" for title, lines in parts)
+
+
+def _latencies(rows: Sequence[Report]) -> list[list[str]]:
+    lines = [["", "network", "p90", "p99", "times as fast", "photo to label map", "p90", "p99", "times as fast"]]
+    for row in rows:
+        cells = [row["label"]]
+        for name, side in (("network_ms", "network"), ("photo_to_labels_ms", "photo_to_labels")):
+            cells += [f"{row[name][at]:.1f}" for at in ("median", "p90", "p99")]
+            one = row["times_as_fast"][side]
+            cells.append(f"{one['median']:.2f} ({one['low']:.2f} to {one['high']:.2f})")
+        lines.append(cells)
+    return lines
+
+
+def _costs(rows: Sequence[Report], published: Mapping[str, float]) -> list[list[str]]:
+    lines = [
+        [
+            "",
+            "parameters, M",
+            "multiply-adds, G",
+            "images/s",
+            "at batch",
+            "paper on a V100",
+            "memory, MB",
+            "cold start, s",
+            "limit, ms",
+            "reached",
+        ]
+    ]
+    for row in rows:
+        paper = published.get(row["model"])
+        lines.append(
+            [
+                row["label"],
+                f"{row['parameters'] / 1e6:.1f}",
+                f"{row['macs'] / 1e9:.1f}",
+                f"{row['images_per_second']:.1f}",
+                str(row["best_batch"]),
+                "" if paper is None else f"{paper:.1f}",
+                "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}",
+                f"{row['cold_start_seconds']:.1f}",
+                f"{row['limit_ms']:.1f}",
+                f"{row['share_of_limit']:.0%}",
+            ]
+        )
+    return lines
+
+
+def _stages(rows: Sequence[Report]) -> list[list[str]]:
+    lines = [["", *STAGES]]
+    return lines + [[row["label"], *(f"{row['stages_ms'][stage]:.2f}" for stage in STAGES)] for row in rows]
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of a head and rows, its columns aligned, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    bars = []
+    for line in lines:
+        cells = [
+            f"{line[0]:<{widths[0]}}",
+            *(f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        bars.append(f"| {' | '.join(cells)} |")
+    rule = "|" + "|".join("-" * (width + 1) + (":" if index else "-") for index, width in enumerate(widths)) + "|"
+    return "\n".join([bars[0], rule, *bars[1:]]) + "\n"

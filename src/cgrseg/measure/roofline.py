@@ -1,0 +1,112 @@
+"""How fast a network could run here at best: its multiply-adds over the measured matrix-product peak, its bytes over
+the measured copy rate, whichever takes longer, operation by operation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from cgrseg.preprocessing import Size
+
+from .rounds import clocked
+
+SIDE = 1536  # of the matrices that are multiplied
+COPIED = 1 << 28  # bytes that are copied, beyond any cache
+REPEATS = 7
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One convolution or matrix product: multiply-adds, and the numbers that it must read and write."""
+
+    macs: int
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at best, measured.
+
+    Args:
+        macs_per_second: by precision ("float32", …), of a product of large matrices.
+        bytes_per_second: read and written by a large copy.
+    """
+
+    macs_per_second: dict[str, float]
+    bytes_per_second: float
+
+
+def operations(model: nn.Module, size: Size) -> list[Operation]:
+    """The convolutions and matrix products of one photo of `size` (height, width), counted on shapes alone.
+
+    What lies between them (activations, norms, additions) is taken to cost nothing, as if it were part of them.
+
+    Raises:
+        ValueError: a size that the model refuses.
+    """
+    model = copy.deepcopy(model).to("meta").eval()
+    counter = _Counter()
+    with torch.no_grad(), counter:
+        model(torch.zeros(1, 3, *size, device="meta"))
+    return counter.found
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[Operation] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            numbers = sum(item.numel() for item in (*args, out) if isinstance(item, Tensor))
+            self.found.append(Operation(count(*args, **(kwargs or {}), out_val=out) // 2, numbers))
+        return out
+
+
+def least_seconds(found: list[Operation], limits: Limits, precision: str) -> float:
+    """Time that the operations take at least, each at the machine's limit for it.
+
+    Args:
+        precision: a key of `limits.macs_per_second`; the numbers are as wide as it says.
+    """
+    peak, width = limits.macs_per_second[precision], TYPES[precision].itemsize
+    return sum(max(one.macs / peak, one.numbers * width / limits.bytes_per_second) for one in found)
+
+
+@torch.inference_mode()
+def measure_limits(precisions: set[str], device: torch.device) -> Limits:
+    """Multiply and copy on `device`, the best of several times, with the threads that torch has now."""
+    peaks = {name: _peak(TYPES[name], device) for name in sorted(precisions)}
+    source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    return Limits(peaks, 2 * COPIED / _best(lambda: target.copy_(source), device))
+
+
+def _peak(dtype: torch.dtype, device: torch.device) -> float:
+    if dtype == torch.int8:
+        a = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+        return SIDE**3 / _best(lambda: torch._int_mm(a, a), device)
+    b = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+    return SIDE**3 / _best(lambda: b @ b, device)
+
+
+def _best(task: Callable[[], object], device: torch.device) -> float:
+    def waited() -> None:
+        task()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    waited()
+    return min(clocked(waited) for _ in range(REPEATS))
