@@ -151,8 +151,11 @@ def test_segnext_trains_runs_is_saved_and_its_head_exports(tmp_path: Path) -> No
     assert logits.shape == (1, 5, 5, 7)
     decoder = torch.nn.Sequential(model.head.hamburger, model.head.align, model.head.classifier)  # type: ignore[arg-type]
     fused = torch.randn(1, 256, 5, 7)
-    exported = torch.export.export(decoder, (fused,)).module()(fused)
-    torch.testing.assert_close(exported, decoder(fused), rtol=1e-4, atol=1e-5)
+    exported = torch.export.export(
+        decoder, (torch.randn(2, 256, 5, 7),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    ).module()
+    for photos in (fused, torch.randn(3, 256, 5, 7)):
+        torch.testing.assert_close(exported(photos), decoder(photos), rtol=1e-4, atol=1e-5)
     artifact.save(model, tmp_path / "segnext.safetensors")
     assert torch.equal(artifact.load(tmp_path / "segnext.safetensors")(photo), logits)
 

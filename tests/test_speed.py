@@ -121,6 +121,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
+@pytest.mark.slow
 def test_a_run_tells_all_of_every_contender(measured: Path) -> None:
     report = read_report(measured / "benchmark.json")
     rows = report["results"]
@@ -147,6 +148,7 @@ def test_a_run_tells_all_of_every_contender(measured: Path) -> None:
     assert {"processor", "cpu", "python", "torch", "openvino", "load_before"} <= set(report["machine"])
 
 
+@pytest.mark.slow
 def test_the_report_comes_back_as_it_was_and_its_tables_hold_it(measured: Path, tmp_path: Path) -> None:
     report = read_report(measured / "benchmark.json")
     write_report(report, tmp_path / "again.json")
