@@ -70,7 +70,7 @@ def export(
             raise ValueError(f"no format is called {kind!r}: choose from {', '.join(FORMATS)}")
         require(kind)
     if "onnx" in formats:
-        _require_exporter()
+        require_exporter()
     description = describe_model(model)
     network = fuse(model)
     folder = Path(out)
@@ -124,7 +124,8 @@ def _write_torch(program: ExportedProgram, path: Path, text: str, io: Io) -> Non
 WRITERS: dict[str, Any] = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
 
 
-def _require_exporter() -> None:
+def require_exporter() -> None:
+    """Raise ValueError with the cure where a package that writes ONNX is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

@@ -1,0 +1,132 @@
+"""What turns an exported float file into an int8 file: NNCF for OpenVINO, ONNX Runtime's own for ONNX.
+
+Both quantise convolutions alone: weights per output channel, their inputs per tensor, ranges from photos.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.export import ExportedProgram
+
+from cgrseg.inference.photos import read_photo
+from cgrseg.inference.runtimes import METADATA_KEY
+from cgrseg.preprocessing import Preprocessing
+
+from .graph import quiet
+
+
+class Images:
+    """Photos as a network takes them, float32 [1, 3, H, W], read anew each time so that few are in memory.
+
+    Raises:
+        OSError, ValueError: while one goes over them: a photo can't be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        self.paths, self.preprocessing = paths, preprocessing
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        for path in self.paths:
+            yield self.preprocessing.prepare(read_photo(path))[0][None].numpy()
+
+
+def groups_of(program: ExportedProgram) -> list[str]:
+    """The part of the model that each convolution belongs to, in the order of the graph."""
+    nodes = [node for node in program.graph.nodes if "conv2d" in str(node.target)]
+    return [_group([path for path, _ in node.meta["nn_module_stack"].values()][-1]) for node in nodes]
+
+
+def _group(module: str) -> str:
+    """A module's dotted name -> "encoder stage 1" … "encoder stage 4", "context", "reconstruction" or "head"."""
+    part, *rest = module.split(".")
+    if part != "encoder":
+        return part
+    stage = {"stem": 0, "stages": 0, "downsamples": 1}[rest[0]]  # a downsampling begins the next stage
+    return f"encoder stage {stage + 1 + (0 if rest[0] == 'stem' else int(rest[1]))}"
+
+
+def quantize_openvino(source: Path, target: Path, images: Images, float_convolutions: Sequence[int], text: str) -> None:
+    """Write an OpenVINO file as int8.
+
+    Args:
+        source, target: .xml files, each with its .bin.
+        images: the photos that give the ranges.
+        float_convolutions: these stay in float, counted in the order of `groups_of`.
+        text: what the file shall say about itself.
+    """
+    import nncf  # type: ignore[import-untyped]
+    import openvino  # type: ignore[import-untyped]
+
+    model = openvino.Core().read_model(source)
+    convolutions = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
+    names = sorted((op.get_friendly_name() for op in convolutions), key=_place)
+    types = {op.get_type_name() for op in model.get_ops()}
+    ignored = nncf.IgnoredScope(
+        names=[names[index] for index in float_convolutions],
+        types=[kind for kind in FLOAT_TYPES if kind in types],
+    )
+    nncf.set_log_level(logging.ERROR)
+    with quiet():
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(images),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            subset_size=len(images.paths),
+            ignored_scope=ignored,
+        )
+    quantized.set_rt_info(text, METADATA_KEY)
+    openvino.save_model(quantized, target, compress_to_fp16=False)
+
+
+FLOAT_TYPES = ("MatMul",)
+
+
+def _place(name: str) -> int:
+    """Which convolution of the traced graph an operation is: "convolution_12/aten…" -> 12, "convolution/…" -> 0."""
+    found = re.match(r"convolution(?:_(\d+))?/", name)
+    assert found is not None, f"OpenVINO calls a convolution {name}"
+    return int(found[1] or 0)
+
+
+def quantize_onnx(source: Path, target: Path, images: Images, float_convolutions: Sequence[int], text: str) -> None:
+    """Write an ONNX file as int8, with QuantizeLinear and DequantizeLinear; the arguments of `quantize_openvino`."""
+    import onnx
+    from onnxruntime.quantization import (  # type: ignore[import-untyped]
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.images = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.images, None)
+            return None if image is None else {"images": image}
+
+    model = onnx.load(source)
+    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    with quiet():
+        quantize_static(
+            model,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[names[index] for index in float_convolutions],
+        )
+    quantized = onnx.load(target)
+    del quantized.metadata_props[:]
+    quantized.metadata_props.add(key=METADATA_KEY, value=text)
+    onnx.save(quantized, target)

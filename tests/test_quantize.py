@@ -1,0 +1,198 @@
+"""Int8 files label as the model does, say as much about themselves, and appear only where they are good."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cgrseg.cli.main import main
+from cgrseg.deploy import quantize as quantizing
+from cgrseg.deploy.graph import trace
+from cgrseg.deploy.quantize import find_photos, quantize
+from cgrseg.deploy.quantizers import groups_of
+from cgrseg.deploy.verify import smooth_photos
+from cgrseg.inference import runtimes
+from cgrseg.inference.runtimes import find_exported
+from cgrseg.inference.segmenter import Segmenter
+from cgrseg.labels import LabelSpace
+from cgrseg.nn import CGRSeg, build
+from cgrseg.nn.fuse import fuse
+from cgrseg.preprocessing import Preprocessing
+from cgrseg.weights import artifact
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+
+NAMES = ("sky", "road", "tree", "car", "person")
+FILES = ("street.int8.onnx", "street.int8.xml")
+PARTS = [*(f"encoder stage {stage}" for stage in (1, 2, 3, 4)), "context", "reconstruction", "head"]
+
+
+@pytest.fixture(scope="session")
+def model() -> CGRSeg:
+    torch.manual_seed(0)
+    model = build("cgrseg_n", num_classes=5, context_blocks=1).eval()
+    with torch.no_grad():
+        model.head.classifier.weight.normal_()
+    model.labels = LabelSpace(names=NAMES, colors=tuple((i, i, 9) for i in range(5)))
+    model.preprocessing = Preprocessing(short_side=64, long_side=None)
+    model.card = {"miou": 0.5}
+    return model
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset's folder with ten training photos of two sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    folder = root / "images" / "train"
+    folder.mkdir(parents=True)
+    for index in range(10):
+        pixels = np.roll(smooth_photos(1, (64, 96) if index % 2 else (96, 64))[0], 7 * index, axis=(0, 1))
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def weights(model: CGRSeg, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "street.safetensors"
+    artifact.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def folder(model: CGRSeg, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    quantize(model, find_photos(photos), folder, name="street")
+    return folder
+
+
+def test_the_files_appear_with_a_report_and_nothing_else(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {*FILES, "street.int8.bin", *(f"{name}.json" for name in FILES)}
+    for name in FILES:
+        report = json.loads((folder / f"{name}.json").read_text())
+        assert report["path"] == name and report["photos"] == [8, 2]
+        assert list(report["alone"]) == PARTS
+        assert all(0 < effect["error"] < 0.5 for effect in report["alone"].values())
+        assert report["total"]["changed"] < 1 - report["must_keep"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_int8_file_labels_as_the_model_at_odd_sizes_and_in_batches(folder: Path, model: CGRSeg, name: str) -> None:
+    segmenter, reference = Segmenter(folder / name, threads=1), Segmenter(model)
+    assert segmenter.labels == reference.labels and segmenter.preprocessing == reference.preprocessing
+    assert segmenter.model.card == {"miou": 0.5} and segmenter.model.spec == model.spec
+    pictures = [smooth_photos(1, size)[0] for size in ((80, 100), (100, 80), (80, 100))]
+    for ours, theirs in zip(segmenter(pictures), reference(pictures), strict=True):
+        assert ours.labels.shape == theirs.labels.shape and ours.names == NAMES
+        assert np.mean(ours.labels != theirs.labels) < 0.1
+    image = torch.randn(1, 3, 65, 47)
+    with torch.inference_mode():
+        found, expected = segmenter.model(image), fuse(model)(image)
+    assert found.shape == expected.shape
+    assert 0 < float((found - expected).std() / expected.std()) < 0.3  # 0 would be float
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_convolutions_of_an_int8_file_have_int8_weights(folder: Path, weights: Path, name: str) -> None:
+    path = (folder / name).with_suffix(".bin" if name.endswith(".xml") else ".onnx")
+    assert path.stat().st_size < 0.6 * weights.stat().st_size
+
+
+def test_a_folder_of_int8_files_is_none_of_float_ones(folder: Path) -> None:
+    assert find_exported(folder) is None  # int8 is never taken unasked
+
+
+def test_val_measures_an_int8_file(folder: Path, model: CGRSeg, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    for side in ("images", "masks"):
+        (tmp_path / side / "val").mkdir(parents=True)
+    photo = Image.open(photos / "images" / "train" / "1.png")
+    photo.save(tmp_path / "images" / "val" / "1.png")
+    Image.fromarray(Segmenter(model)(np.asarray(photo)).labels).save(tmp_path / "masks" / "val" / "1.png")
+    model.labels.save(tmp_path / "classes.json")
+    assert main(["val", "--weights", str(folder / FILES[1]), "--data", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "street.int8.xml on 1 photos" in out and "mIoU" in out
+
+
+def test_every_convolution_belongs_to_a_part(model: CGRSeg) -> None:
+    groups = groups_of(trace(fuse(model), preprocessing=model.preprocessing))
+    assert list(dict.fromkeys(groups)) == PARTS
+    convolutions = [m for m in fuse(model).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(groups) >= len(convolutions) > 50
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_part_that_hurts_is_kept_in_float(
+    model: CGRSeg, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    """One weight of the head is a thousand times the others of its channel, so that their steps fall away."""
+    hurt = build("cgrseg_n", num_classes=5, context_blocks=1).eval()
+    hurt.load_state_dict(model.state_dict())
+    hurt.preprocessing = model.preprocessing
+    with torch.no_grad():
+        hurt.head.classifier.weight[:, 0] *= 1000
+    monkeypatch.setattr(quantizing, "_effect", spy := Spy(quantizing._effect))
+    (written,) = quantize(hurt, find_photos(photos), tmp_path, formats=[kind])
+    assert written.kept_float == ("head",) and "head" in (tmp_path / f"{written.path.name}.json").read_text()
+    assert written.alone["head"].changed > quantizing.MAY_CHANGE
+    assert written.total.changed < 0.1 and len(spy.effects) == len(PARTS) + 1
+
+
+class Spy:
+    def __init__(self, function: Any) -> None:
+        self.function, self.effects = function, []
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.effects.append(self.function(*arguments))
+        return self.effects[-1]
+
+
+def test_a_bad_file_is_not_written(
+    model: CGRSeg, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "street.int8.onnx").write_text("what was there before")
+    monkeypatch.setattr(quantizing, "MUST_KEEP", 1.1)
+    monkeypatch.setattr(quantizing, "TRIAL", 2)
+    with pytest.raises(ValueError, match=r"street\.int8\.onnx gives \d.* nothing was written"):
+        quantize(model, find_photos(photos), tmp_path, name="street", formats=["onnx"])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there before"]
+
+
+def test_what_cannot_be_quantised_is_refused_in_one_line(
+    model: CGRSeg, weights: Path, photos: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, none = tmp_path / "few", tmp_path / "none"
+    few.mkdir(), none.mkdir()
+    for index in range(7):
+        Image.new("RGB", (64, 64)).save(few / f"{index}.png")
+    artifact.save(build("cgrseg_n", num_classes=2, bias_mode="official"), tmp_path / "official.safetensors")
+
+    def refused(*flags: str, weights: Path = weights) -> str:
+        assert main(["export", "--weights", str(weights), "--out", str(tmp_path / "out"), *flags]) == 2
+        error: str = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+        return error
+
+    here = ("--int8", "--data", str(photos))
+    assert "add --data FOLDER" in refused("--int8")
+    assert "add --int8" in refused("--data", str(photos))
+    assert "leave out --format torch" in refused(*here, "--format", "torch")
+    assert "leave out --io image" in refused(*here, "--io", "image")
+    assert "leave out --size 64x96" in refused(*here, "--size", "64x96")
+    assert "few holds 7 photos" in refused("--int8", "--data", str(few))
+    assert "none holds no photos" in refused("--int8", "--data", str(none))
+    assert "no folder" in refused("--int8", "--data", str(tmp_path / "gone"))
+    assert 'bias mode "official"' in refused(*here, weights=tmp_path / "official.safetensors")
+    monkeypatch.setattr(quantizing, "installed", lambda name: name != "nncf")
+    assert 'nncf is not installed: pip install "cgrseg[openvino]"' in refused(*here, "--format", "openvino")
+    monkeypatch.setattr(runtimes, "installed", lambda name: name != "onnx")
+    assert 'pip install "cgrseg[onnx]"' in refused(*here, "--format", "onnx")
