@@ -30,7 +30,7 @@ def val(
     table, CSV and JSON files, the confusion matrix, a bar a class and the 20 worst photos beside their truth.
 
     Args:
-        weights: a weights file, or the name of weights that come with cgrseg
+        weights: a weights file, the name of weights that come with cgrseg, or a file that `cgrseg export` wrote
         data: the dataset's folder; its classes must be those of the weights
         format: how the folder is laid out
         split: train, val or test; default: test where there is one, else val
