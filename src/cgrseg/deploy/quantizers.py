@@ -1,7 +1,7 @@
 """What turns an exported float file into an int8 file: NNCF for OpenVINO, ONNX Runtime's own for ONNX.
 
 Weights of convolutions are quantised per output channel, their inputs per tensor, with ranges from photos. Where
-nothing stays in float, OpenVINO's sums, products and attention are quantised, too: that was half the gain in speed.
+nothing stays in float, OpenVINO's sums, products and attention are quantised, too: a third of the gain in speed.
 """
 
 from __future__ import annotations
