@@ -136,6 +136,16 @@ def test_every_convolution_belongs_to_a_part(model: CGRSeg) -> None:
     assert len(groups) >= len(convolutions) > 50
 
 
+def test_the_parts_of_other_encoders_have_names_too() -> None:
+    model = build("cgrseg_n", num_classes=2, context_blocks=1, backbone="mscan_t").eval()
+    assert set(groups_of(trace(fuse(model), preprocessing=Preprocessing()))) == {
+        "encoder",
+        "context",
+        "reconstruction",
+        "head",
+    }
+
+
 def test_a_part_that_hurts_is_kept_in_float(
     model: CGRSeg, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,11 +44,12 @@ def groups_of(program: ExportedProgram) -> list[str]:
 
 
 def _group(module: str) -> str:
-    """A module's dotted name -> "encoder stage 1" … "encoder stage 4", "context", "reconstruction" or "head"."""
+    """A module's dotted name -> "context", "reconstruction", "head" or "encoder" with its stage where named."""
     part, *rest = module.split(".")
-    if part != "encoder":
+    stage = {"stem": 0, "stages": 0, "downsamples": 1}.get(rest[0]) if part == "encoder" else None
+    if stage is None:
         return part
-    stage = {"stem": 0, "stages": 0, "downsamples": 1}[rest[0]]  # a downsampling begins the next stage
+    # EfficientFormerV2: a downsampling begins the next stage
     return f"encoder stage {stage + 1 + (0 if rest[0] == 'stem' else int(rest[1]))}"
 
 
