@@ -117,18 +117,6 @@ def test_a_folder_of_int8_files_is_none_of_float_ones(folder: Path) -> None:
     assert find_exported(folder) is None  # int8 is never taken unasked
 
 
-def test_val_measures_an_int8_file(folder: Path, model: CGRSeg, photos: Path, tmp_path: Path, capsys: Any) -> None:
-    for side in ("images", "masks"):
-        (tmp_path / side / "val").mkdir(parents=True)
-    photo = Image.open(photos / "images" / "train" / "1.png")
-    photo.save(tmp_path / "images" / "val" / "1.png")
-    Image.fromarray(Segmenter(model)(np.asarray(photo)).labels).save(tmp_path / "masks" / "val" / "1.png")
-    (tmp_path / "classes.json").write_text(json.dumps(model.labels.to_dict()))
-    assert main(["val", "--weights", str(folder / FILES[1]), "--data", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert "street.int8.xml on 1 photos" in out and "mIoU" in out
-
-
 def test_every_convolution_belongs_to_a_part(model: CGRSeg) -> None:
     groups = groups_of(trace(fuse(model), preprocessing=model.preprocessing))
     assert list(dict.fromkeys(groups)) == PARTS
