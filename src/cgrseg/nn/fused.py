@@ -233,7 +233,7 @@ class FusedHead(nn.Module):
         pixels = classes.transpose(1, 2).bmm(share)  # B 1 h·w, what each pixel counts in the scene
         scene = x.bmm(pixels.transpose(1, 2))  # B D 1
         gate = self.gate(scene[..., None]).sigmoid()[..., 0]  # B D 1
-        logits = (weight * (1 + gate).transpose(1, 2)).bmm(x) + self.bias  # B K h·w
+        logits: Tensor = (weight * (1 + gate).transpose(1, 2)).bmm(x) + self.bias  # B K h·w
         return logits.view(*logits.shape[:2], *features.shape[2:])
 
 
