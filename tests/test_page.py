@@ -28,8 +28,9 @@ from cgrseg.weights import artifact
 pytest.importorskip("gradio", reason="needs the extra app")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
-from cgrseg.serving.app import comparison, launch, make_page  # noqa: E402
+from cgrseg.serving.app import launch, make_page  # noqa: E402
 from cgrseg.serving.choices import Choices  # noqa: E402
+from cgrseg.serving.comparison import comparison  # noqa: E402
 from cgrseg.serving.viewer import payload  # noqa: E402
 
 # Gradio and what it stands on call parts of each other old, and leave files for the garbage collector to close.
