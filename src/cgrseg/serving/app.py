@@ -14,6 +14,7 @@ import gradio as gr
 
 from .choices import Choices
 from .tabs import camera_tab, compare_tab, photo_tab, video_tab
+from .viewer import source
 
 SYSTEM_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 CSS = """
@@ -74,6 +75,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = Fals
         state_session_capacity=100,
         theme=theme,
         css=CSS,
+        js=source("paste.js"),
     )
     if block:
         print(f"the page is at {address} (Ctrl-C stops it)", flush=True)

@@ -23,6 +23,7 @@ def photo_input(name: str) -> gr.Image:
         label="Drop, paste or photograph a picture",
         height=300,
         elem_id=name,
+        elem_classes="cgr-photo",  # where paste.js looks
     )
     original: Callable[[Any], Any] = photo.preprocess
 
@@ -51,9 +52,9 @@ def short_side() -> gr.Slider:
 def labels_viewer(name: str) -> gr.HTML:
     return gr.HTML(
         value=None,
-        html_template=source("html"),
-        css_template=source("css"),
-        js_on_load=source("js"),
+        html_template=source("viewer.html"),
+        css_template=source("viewer.css"),
+        js_on_load=source("viewer.js"),
         apply_default_css=False,
         elem_id=name,
     )

@@ -18,9 +18,9 @@ from cgrseg.inference.result import Segmentation
 LONGEST = 1280  # pixels of the viewer's longer side: no screen shows more, and every one is drawn in JavaScript
 
 
-def source(suffix: str) -> str:
-    """The viewer's own "html", "css" or "js"."""
-    return (resources.files(__package__) / f"viewer.{suffix}").read_text(encoding="utf-8")
+def source(name: str) -> str:
+    """What is to run in the browser: one of the files beside this one."""
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
 def payload(segmentation: Segmentation, note: str) -> dict[str, Any]:
