@@ -31,7 +31,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright
 from cgrseg.serving.app import launch, make_page  # noqa: E402
 from cgrseg.serving.choices import Choices  # noqa: E402
 from cgrseg.serving.comparison import comparison  # noqa: E402
-from cgrseg.serving.viewer import payload  # noqa: E402
+from cgrseg.serving.viewer import payload, source  # noqa: E402
 
 # Gradio and what it stands on call parts of each other old, and leave files for the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings(
@@ -345,6 +345,23 @@ def test_a_comparison_counts_agreement_by_name() -> None:
     text = comparison("one", left, "a<i>b", right)
     assert "same class on 50.0% of the photo" in text
     assert "&lt;b&gt;sky&lt;/b&gt;</td><td>100.0%</td><td>50.0%" in text and "<i>" not in text
+
+
+@pytest.mark.parametrize("count", [256, 300])
+def test_the_browser_reads_every_class_id_exactly(page: Any, count: int) -> None:
+    result = Segmenter(build("cgrseg_n", num_classes=count), short_side=64)(np.zeros((64, count, 3), np.uint8))
+    result.labels[:] = np.arange(count)
+    read = page.evaluate(
+        """async ([code, markup, value]) => {
+            const element = document.createElement("div")
+            element.innerHTML = markup
+            const viewer = new Function("element", "props", "watch", `${code}; return { load, readIds }`)
+            const { load, readIds } = viewer(element, { value }, () => {})
+            return [...readIds(await load(value.mask))]
+        }""",
+        [source("viewer.js"), source("viewer.html"), payload(result, "note")],
+    )
+    assert read == result.labels.ravel().tolist()
 
 
 def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> None:
