@@ -37,7 +37,7 @@ def main() -> None:
     address = launch(page, host="127.0.0.1", port=None, block=False)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1120, "height": 800})
+        tab = browser.new_page(viewport={"width": 1120, "height": 880})
         tab.goto(address)
         tab.wait_for_selector("#photo input[type=file]", state="attached")
         seconds = []

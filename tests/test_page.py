@@ -199,6 +199,7 @@ def test_the_example_and_other_weights_and_a_narrow_screen(page: Any) -> None:
     page.click("#examples .gallery-item")
     page.wait_for_selector("#photo-viewer .cgr-legend button")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#photo-viewer").bounding_box()["y"] < page.locator("#weights").bounding_box()["y"]
     page.click("#weights input")
     page.click("[role=option]:has-text('other')")
     page.wait_for_function("!document.querySelector('#photo-viewer .cgr-legend').innerText.includes('background')")

@@ -17,11 +17,6 @@ from .tabs import camera_tab, compare_tab, photo_tab, video_tab
 from .viewer import source
 
 SYSTEM_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
-CSS = """
-footer { display: none !important }
-.cgr-app { max-width: 1280px; margin: 0 auto }
-@media (max-width: 640px) { .gradio-container { padding: 6px !important } }
-"""
 TITLE = "# A photo goes in, a labelled picture comes out"
 
 
@@ -31,7 +26,7 @@ def make_page(choices: Choices) -> gr.Blocks:
     Args:
         choices: the weights to choose from.
     """
-    page: gr.Blocks = gr.Blocks(title="cgrseg", analytics_enabled=False, delete_cache=(3600, 3600))
+    page: gr.Blocks = gr.Blocks(title="cgrseg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600))
     tabs = {"Photo": photo_tab, "Camera": camera_tab, "Video": video_tab, "Compare": compare_tab}
     with page, gr.Column(elem_classes="cgr-app"):
         gr.Markdown(TITLE)
@@ -51,6 +46,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = Fals
     """
     font, mono = SYSTEM_FONTS
     theme = gr.themes.Base(primary_hue="teal", font=font, font_mono=mono)
+    theme.set(block_info_text_color="*neutral_500", block_info_text_color_dark="*neutral_400")  # readable
     if port is not None:  # Gradio's own message speaks of its settings
         try:
             socket.create_server((host, port)).close()
@@ -74,7 +70,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = Fals
         max_file_size="1gb",
         state_session_capacity=100,
         theme=theme,
-        css=CSS,
+        css=source("page.css"),
         js=source("paste.js"),
     )
     if block:

@@ -20,7 +20,9 @@ def photo_input(name: str) -> gr.Image:
     photo = gr.Image(
         sources=["upload", "clipboard", "webcam"],
         type="filepath",
-        label="Drop, paste or photograph a picture",
+        label="Photo",
+        show_label=False,  # it would cover the picture
+        placeholder="Drop or paste a picture here, or click to choose one",
         height=300,
         elem_id=name,
         elem_classes="cgr-photo",  # where paste.js looks

@@ -27,12 +27,12 @@ SEND_OPACITY = "(value) => { window.dispatchEvent(new CustomEvent('cgrseg-opacit
 def photo_tab(choices: Choices) -> None:
     kept = gr.State(None, time_to_live=3600)
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=1, min_width=280, elem_classes="cgr-inputs"):
             photo = photo_input("photo")
-            weights, side, runtime = settings(choices)
-            opacity = gr.Slider(0, 1, value=0.5, step=0.01, label="Opacity of the colours", elem_id="opacity")
             example = [str(sample_photo())]
             gr.Examples([example], [photo], label="A photo to begin with", cache_examples=False, elem_id="examples")
+            weights, side, runtime = settings(choices)
+            opacity = gr.Slider(0, 1, value=0.5, step=0.01, label="Opacity of the colours", elem_id="opacity")
         with gr.Column(scale=2, min_width=300):
             viewer = labels_viewer("photo-viewer")
             with gr.Row():
@@ -77,7 +77,7 @@ def photo_tab(choices: Choices) -> None:
 
 def camera_tab(choices: Choices) -> None:
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=1, min_width=280, elem_classes="cgr-inputs"):
             camera = gr.Image(sources=["webcam"], streaming=True, type="numpy", label="Camera", elem_id="camera")
             weights, side, runtime = settings(choices)
         with gr.Column(scale=2, min_width=300):
@@ -104,7 +104,7 @@ def camera_tab(choices: Choices) -> None:
 
 def video_tab(choices: Choices) -> None:
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=1, min_width=280, elem_classes="cgr-inputs"):
             clip = gr.File(label="Drop a video", file_types=sorted(VIDEO_SUFFIXES), height=140, elem_id="clip")
             weights, side, runtime = settings(choices)
             with gr.Row():
@@ -144,7 +144,7 @@ def video_tab(choices: Choices) -> None:
 
 def compare_tab(choices: Choices) -> None:
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=1, min_width=280, elem_classes="cgr-inputs"):
             photo = photo_input("compared-photo")
             left = gr.Dropdown(choices.names, value=choices.names[0], label="Weights on the left")
             right = gr.Dropdown(choices.names, value=choices.names[-1], label="Weights on the right")
