@@ -17,8 +17,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from cgrseg.serving.app import launch, make_page, sample_photo
+from cgrseg.serving.app import launch, make_page
 from cgrseg.serving.choices import Choices
+from cgrseg.serving.parts import sample_photo
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -36,7 +37,7 @@ def main() -> None:
     address = launch(page, host="127.0.0.1", port=None, block=False)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1120, "height": 800})
+        tab = browser.new_page(viewport={"width": 1120, "height": 880})
         tab.goto(address)
         tab.wait_for_selector("#photo input[type=file]", state="attached")
         seconds = []

@@ -28,9 +28,10 @@ from cgrseg.weights import artifact
 pytest.importorskip("gradio", reason="needs the extra app")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
-from cgrseg.serving.app import comparison, launch, make_page  # noqa: E402
+from cgrseg.serving.app import launch, make_page  # noqa: E402
 from cgrseg.serving.choices import Choices  # noqa: E402
-from cgrseg.serving.viewer import payload  # noqa: E402
+from cgrseg.serving.comparison import comparison  # noqa: E402
+from cgrseg.serving.viewer import payload, source  # noqa: E402
 
 # Gradio and what it stands on call parts of each other old, and leave files for the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings(
@@ -198,6 +199,7 @@ def test_the_example_and_other_weights_and_a_narrow_screen(page: Any) -> None:
     page.click("#examples .gallery-item")
     page.wait_for_selector("#photo-viewer .cgr-legend button")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#photo-viewer").bounding_box()["y"] < page.locator("#weights").bounding_box()["y"]
     page.click("#weights input")
     page.click("[role=option]:has-text('other')")
     page.wait_for_function("!document.querySelector('#photo-viewer .cgr-legend').innerText.includes('background')")
@@ -245,22 +247,56 @@ def film(path: Path, *, frames: int) -> Path:
     return path
 
 
-def test_a_picture_can_be_pasted(page: Any) -> None:
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    picture = base64.b64encode(PHOTO.read_bytes()).decode()
-    page.evaluate(
-        """async (picture) => {
-            const bitmap = await createImageBitmap(await (await fetch(`data:image/jpeg;base64,${picture}`)).blob())
-            const canvas = new OffscreenCanvas(bitmap.width, bitmap.height)
-            canvas.getContext('2d').drawImage(bitmap, 0, 0)
-            const blob = await canvas.convertToBlob({ type: 'image/png' })
-            await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })])
-        }""",
-        picture,
-    )
+def test_a_picture_can_be_pasted_with_the_button(page: Any) -> None:
+    copy(page, (256, 300))
     page.click("#photo button[aria-label*='clipboard' i]")
+    page.wait_for_selector("#photo-viewer .cgr-note:has-text('256 x 300 pixels')")
+
+
+def test_ctrl_v_anywhere_takes_a_picture_to_the_open_tab(page: Any) -> None:
+    copy(page, (256, 300))
+    page.keyboard.press("Control+V")
     page.wait_for_selector("#photo-viewer .cgr-legend button")
-    assert "512 x 600 pixels" in page.inner_text("#photo-viewer .cgr-note")
+    page.wait_for_selector("#photo-viewer .cgr-note:has-text('256 x 300 pixels')")
+    copy(page, (128, 150))
+    page.keyboard.press("Control+V")  # over the first
+    page.wait_for_selector("#photo-viewer .cgr-note:has-text('128 x 150 pixels')")
+
+    copy(page, (64, 75))
+    page.click("role=tab[name=Video]")
+    page.keyboard.press("Control+V")
+    page.click("role=tab[name=Compare]")
+    page.keyboard.press("Control+V")
+    page.wait_for_selector("#comparison table")
+    assert "128 x 150 pixels" in (page.text_content("#photo-viewer .cgr-note") or "")
+
+
+def test_ctrl_v_in_a_text_field_is_left_to_text(page: Any) -> None:
+    field = page.locator("#opacity input[type=number]")
+    copy(page, (256, 300), text="0.25")  # as a spreadsheet does: text, and a picture of it
+    field.select_text()
+    page.keyboard.press("Control+V")
+    assert field.input_value() == "0.25"
+    copy(page, (128, 150))
+    page.keyboard.press("Control+V")
+    page.wait_for_selector("#photo-viewer .cgr-note:has-text('128 x 150 pixels')")
+    assert field.input_value() == "0.25"
+
+
+def copy(page: Any, size: tuple[int, int], text: str | None = None) -> None:
+    """Put the photo on the clipboard, resized, and the text beside it."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    file = io.BytesIO()
+    with Image.open(PHOTO) as photo:
+        photo.resize(size).save(file, "png")
+    page.evaluate(
+        """async ([picture, text]) => {
+            const blob = await (await fetch(`data:image/png;base64,${picture}`)).blob()
+            const content = text === null ? {} : { 'text/plain': text }
+            await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob, ...content })])
+        }""",
+        [base64.b64encode(file.getvalue()).decode(), text],
+    )
 
 
 def test_an_exported_folder_lets_the_visitor_choose_the_runtime(browser: Any, tmp_path: Path) -> None:
@@ -310,6 +346,23 @@ def test_a_comparison_counts_agreement_by_name() -> None:
     text = comparison("one", left, "a<i>b", right)
     assert "same class on 50.0% of the photo" in text
     assert "&lt;b&gt;sky&lt;/b&gt;</td><td>100.0%</td><td>50.0%" in text and "<i>" not in text
+
+
+@pytest.mark.parametrize("count", [256, 300])
+def test_the_browser_reads_every_class_id_exactly(page: Any, count: int) -> None:
+    result = Segmenter(build("cgrseg_n", num_classes=count), short_side=64)(np.zeros((64, count, 3), np.uint8))
+    result.labels[:] = np.arange(count)
+    read = page.evaluate(
+        """async ([code, markup, value]) => {
+            const element = document.createElement("div")
+            element.innerHTML = markup
+            const viewer = new Function("element", "props", "watch", `${code}; return { load, readIds }`)
+            const { load, readIds } = viewer(element, { value }, () => {})
+            return [...readIds(await load(value.mask))]
+        }""",
+        [source("viewer.js"), source("viewer.html"), payload(result, "note")],
+    )
+    assert read == result.labels.ravel().tolist()
 
 
 def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> None:

@@ -17,13 +17,13 @@ function sheet(width, height) {
   return canvas;
 }
 
-// Class ids stand in the mask's red and green: red + 256 * green.
+// Class ids stand in the mask: red + 256 * green, with blue 0. Where it is grey, green less blue is 0: red alone.
 function readIds(image) {
   const pen = sheet(image.width, image.height).getContext("2d", { willReadFrequently: true });
   pen.drawImage(image, 0, 0);
   const bytes = pen.getImageData(0, 0, image.width, image.height).data;
   const found = new Uint16Array(bytes.length / 4);
-  for (let i = 0; i < found.length; i++) found[i] = bytes[4 * i] + 256 * bytes[4 * i + 1];
+  for (let i = 0; i < found.length; i++) found[i] = bytes[4 * i] + 256 * (bytes[4 * i + 1] - bytes[4 * i + 2]);
   return found;
 }
 

@@ -18,9 +18,9 @@ from cgrseg.inference.result import Segmentation
 LONGEST = 1280  # pixels of the viewer's longer side: no screen shows more, and every one is drawn in JavaScript
 
 
-def source(suffix: str) -> str:
-    """The viewer's own "html", "css" or "js"."""
-    return (resources.files(__package__) / f"viewer.{suffix}").read_text(encoding="utf-8")
+def source(name: str) -> str:
+    """What is to run in the browser: one of the files beside this one."""
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
 def payload(segmentation: Segmentation, note: str) -> dict[str, Any]:
@@ -31,18 +31,18 @@ def payload(segmentation: Segmentation, note: str) -> dict[str, Any]:
         note: the line below the legend.
 
     Returns:
-        "photo" (JPEG), "mask" (PNG, class id = red + 256 * green) and "confidence" (grey PNG, or None) as data
-        addresses, all of one size; "classes" with id, name, color [3] and share, the largest first; "note".
+        "photo" (JPEG), "mask" (PNG, grey = class id up to 256 classes, beyond them red + 256 * green) and
+        "confidence" (grey JPEG, or None) as data addresses, all of one size; "classes" with id, name, color [3] and
+        share, the largest first; "note".
     """
     height, width = segmentation.labels.shape
     scale = min(1.0, LONGEST / max(height, width))
     size = max(round(width * scale), 1), max(round(height * scale), 1)
     photo = Image.fromarray(segmentation.photo).resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
-    ids = np.asarray(Image.fromarray(segmentation.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-    mask = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2).astype(np.uint8)
+    ids = Image.fromarray(segmentation.labels).resize(size, Image.Resampling.NEAREST)
     return {
         "photo": _address(photo, "jpeg", quality=88),
-        "mask": _address(Image.fromarray(mask), "png", compress_level=1),
+        "mask": _address(ids if ids.mode == "L" else _colored(ids), "png", compress_level=1),
         "confidence": _confidence(segmentation, (size[1], size[0])),
         "classes": classes(segmentation),
         "note": note,
@@ -60,12 +60,18 @@ def classes(segmentation: Segmentation) -> list[dict[str, Any]]:
     ]
 
 
+def _colored(ids: Image.Image) -> Image.Image:
+    """A browser reads 8 bits a channel: the low ones go into red, the high ones into green."""
+    values = np.asarray(ids)
+    return Image.fromarray(np.stack([values & 255, values >> 8, np.zeros_like(values)], axis=2).astype(np.uint8))
+
+
 def _confidence(segmentation: Segmentation, size: tuple[int, int]) -> str | None:
     if segmentation.logits is None:
         return None
     with torch.inference_mode():
         values = confidence(segmentation.logits, size, input_size=segmentation.input_size, valid=segmentation.valid)
-    return _address(confidence_picture(values[0].cpu().numpy()), "png", compress_level=1)
+    return _address(confidence_picture(values[0].cpu().numpy()), "jpeg", quality=90)
 
 
 def _address(picture: Image.Image, kind: str, **options: Any) -> str:
