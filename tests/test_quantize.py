@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
 from cgrseg.deploy.graph import trace
 from cgrseg.deploy.quantize import find_photos, quantize
-from cgrseg.deploy.quantizers import groups_of
+from cgrseg.deploy.quantizers import groups_of, place
 from cgrseg.deploy.verify import smooth_photos
 from cgrseg.inference import runtimes
 from cgrseg.inference.runtimes import find_exported
@@ -118,7 +119,7 @@ def test_a_folder_of_int8_files_is_none_of_float_ones(folder: Path) -> None:
 
 
 def test_every_convolution_belongs_to_a_part(model: CGRSeg) -> None:
-    groups = groups_of(trace(fuse(model), preprocessing=model.preprocessing))
+    groups = groups_of(program_of(model))
     assert list(dict.fromkeys(groups)) == PARTS
     convolutions = [m for m in fuse(model).modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(groups) >= len(convolutions) > 50
@@ -132,6 +133,79 @@ def test_the_parts_of_other_encoders_have_names_too() -> None:
         "reconstruction",
         "head",
     }
+
+
+def test_val_scores_an_int8_file_nearly_as_the_float_one(
+    folder: Path, weights: Path, model: CGRSeg, photos: Path, tmp_path: Path
+) -> None:
+    """The truth is what the model says, but for a row of one class in each photo."""
+    truth = photos / "masks" / "train"
+    truth.mkdir(parents=True)
+    for path, said in zip(find_photos(photos), Segmenter(model)(find_photos(photos)), strict=True):
+        said.labels[:8] = 0
+        Image.fromarray(said.labels).save(truth / f"{path.stem}.png")
+    classes = [{"id": index, "name": name, "color": [index, index, 9]} for index, name in enumerate(NAMES)]
+    (photos / "classes.json").write_text(json.dumps({"classes": classes}))
+
+    def miou(path: Path) -> float:
+        flags = ["--data", str(photos), "--split", "train", "--out", str(tmp_path / path.name)]
+        assert main(["val", "--weights", str(path), *flags]) == 0
+        score: float = json.loads((tmp_path / path.name / "scores.json").read_text())["miou"]
+        return score
+
+    expected = miou(weights)
+    assert 0.5 < expected < 1
+    for name in FILES:
+        assert 0 < abs(miou(folder / name) - expected) < 0.1  # 0 would be float
+
+
+@pytest.mark.slow
+def test_a_part_that_int8_ruins_stays_in_float(
+    model: CGRSeg, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One channel is a thousand times the others, for nothing: its range leaves them a single number."""
+    wild = copy.deepcopy(model)
+    block: Any = wild.reconstruction.calibrate[0]
+    with torch.no_grad():
+        block.gamma.fill_(1)
+        block.mlp.fc2.weight.mul_(10)
+        block.mlp.fc1.weight[0] *= 1000
+        block.mlp.fc1.bias[0] = 1000
+        block.mlp.fc2.weight[:, 0] = 0
+    groups = ["reconstruction" if group == "reconstruction" else "rest" for group in groups_of(program_of(wild))]
+    monkeypatch.setattr(quantizing, "groups_of", lambda program: groups)
+    results = quantize(wild, find_photos(photos), tmp_path, name="street")
+    for result, name in zip(results, FILES, strict=True):
+        assert result.kept_float == ("reconstruction",)
+        assert json.loads((tmp_path / f"{name}.json").read_text())["kept_float"] == ["reconstruction"]
+        assert have_int8_weights(tmp_path / name) == [group == "rest" for group in groups]
+        for path in find_photos(photos)[:3]:
+            assert np.mean(Segmenter(tmp_path / name)(path).labels != Segmenter(wild)(path).labels) < 0.05
+
+
+def program_of(model: CGRSeg) -> Any:
+    return trace(fuse(model), preprocessing=model.preprocessing)
+
+
+def have_int8_weights(path: Path) -> list[bool]:
+    """Of each convolution in the order of the graph."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        graph = onnx.load(path).graph
+        kinds = {output: node.op_type for node in graph.node for output in node.output}
+        return [kinds.get(node.input[1]) == "DequantizeLinear" for node in graph.node if node.op_type == "Conv"]
+    import openvino
+
+    operations = openvino.Core().read_model(path).get_ops()
+    convolutions = [each for each in operations if each.get_type_name() in ("Convolution", "GroupConvolution")]
+    found = []
+    for node in sorted(convolutions, key=lambda each: place(each.get_friendly_name())):
+        weights = node.input_value(1).get_node()
+        while weights.get_type_name() != "Constant":
+            weights = weights.input_value(0).get_node()
+        found.append(weights.get_element_type() == openvino.Type.i8)
+    return found
 
 
 def test_a_bad_file_is_not_written(
