@@ -16,7 +16,7 @@ from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
 from cgrseg.deploy.graph import trace
 from cgrseg.deploy.quantize import find_photos, quantize
-from cgrseg.deploy.quantizers import groups_of, place
+from cgrseg.deploy.quantizers import groups_of
 from cgrseg.deploy.verify import smooth_photos
 from cgrseg.inference import runtimes
 from cgrseg.inference.runtimes import find_exported
@@ -35,6 +35,8 @@ pytest.importorskip("nncf")
 NAMES = ("sky", "road", "tree", "car", "person")
 FILES = ("street.int8.onnx", "street.int8.xml")
 PARTS = [*(f"encoder stage {stage}" for stage in (1, 2, 3, 4)), "context", "reconstruction", "head"]
+
+MAY_CHANGE = 0.02  # labels of random weights change more easily than those of trained ones
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,7 @@ def folder(model: CGRSeg, photos: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("int8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantizing, "groups_of", two_parts)
+        patch.setattr(quantizing, "MAY_CHANGE", MAY_CHANGE)
         quantize(model, find_photos(photos), folder, name="street")
     return folder
 
@@ -174,38 +177,39 @@ def test_a_part_that_int8_ruins_stays_in_float(
         block.mlp.fc2.weight[:, 0] = 0
     groups = ["reconstruction" if group == "reconstruction" else "rest" for group in groups_of(program_of(wild))]
     monkeypatch.setattr(quantizing, "groups_of", lambda program: groups)
+    monkeypatch.setattr(quantizing, "MAY_CHANGE", MAY_CHANGE)
     results = quantize(wild, find_photos(photos), tmp_path, name="street")
     for result, name in zip(results, FILES, strict=True):
         assert result.kept_float == ("reconstruction",)
         assert json.loads((tmp_path / f"{name}.json").read_text())["kept_float"] == ["reconstruction"]
-        assert have_int8_weights(tmp_path / name) == [group == "rest" for group in groups]
-        for path in find_photos(photos)[:3]:
-            assert np.mean(Segmenter(tmp_path / name)(path).labels != Segmenter(wild)(path).labels) < 0.05
+        assert count_int8(tmp_path / name) == groups.count("rest")
+        photo = find_photos(photos)[0]
+        assert np.mean(Segmenter(tmp_path / name)(photo).labels != Segmenter(wild)(photo).labels) < MAY_CHANGE
+        assert result.alone["reconstruction"].changed > 5 * MAY_CHANGE
 
 
 def program_of(model: CGRSeg) -> Any:
     return trace(fuse(model), preprocessing=model.preprocessing)
 
 
-def have_int8_weights(path: Path) -> list[bool]:
-    """Of each convolution in the order of the graph."""
+def count_int8(path: Path) -> int:
+    """How many convolutions have int8 weights."""
     if path.suffix == ".onnx":
         import onnx
 
         graph = onnx.load(path).graph
         kinds = {output: node.op_type for node in graph.node for output in node.output}
-        return [kinds.get(node.input[1]) == "DequantizeLinear" for node in graph.node if node.op_type == "Conv"]
+        return sum(node.op_type == "Conv" and kinds.get(node.input[1]) == "DequantizeLinear" for node in graph.node)
     import openvino
 
-    operations = openvino.Core().read_model(path).get_ops()
-    convolutions = [each for each in operations if each.get_type_name() in ("Convolution", "GroupConvolution")]
-    found = []
-    for node in sorted(convolutions, key=lambda each: place(each.get_friendly_name())):
-        weights = node.input_value(1).get_node()
-        while weights.get_type_name() != "Constant":
-            weights = weights.input_value(0).get_node()
-        found.append(weights.get_element_type() == openvino.Type.i8)
-    return found
+    count = 0
+    for node in openvino.Core().read_model(path).get_ops():
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
+            weights = node.input_value(1).get_node()
+            while weights.get_type_name() != "Constant":
+                weights = weights.input_value(0).get_node()
+            count += weights.get_element_type() == openvino.Type.i8
+    return count
 
 
 def test_a_bad_file_is_not_written(
@@ -213,6 +217,7 @@ def test_a_bad_file_is_not_written(
 ) -> None:
     (tmp_path / "street.int8.onnx").write_text("what was there before")
     monkeypatch.setattr(quantizing, "MUST_KEEP", 1.1)
+    monkeypatch.setattr(quantizing, "MAY_CHANGE", MAY_CHANGE)
     monkeypatch.setattr(quantizing, "groups_of", two_parts)
     with pytest.raises(ValueError, match=r"street\.int8\.onnx gives \d.* nothing was written"):
         quantize(model, find_photos(photos), tmp_path, name="street", formats=["onnx"])

@@ -34,7 +34,9 @@ QUANTIZERS = {"onnx": quantize_onnx, "openvino": quantize_openvino}
 LEAST, MOST = 8, 100  # photos for the ranges and the comparison; for the ranges
 HELD_OUT = 8  # photos that are compared and give no ranges; of few photos a quarter
 TRIAL = 8  # photos that give the ranges while one part alone is quantised
-MAY_CHANGE = 0.02  # share of pixels whose label a part may change alone; one that changes more stays in float
+# Share of pixels whose label a part may change alone; one that changes more stays in float. On CamVid, OpenVINO's worst
+# part changed 0.66 % and its file lost 0.1 mIoU, ONNX's changed 0.91 % and its file lost 0.5: between the two.
+MAY_CHANGE = 0.0075
 MUST_KEEP = 0.9  # share of pixels that must keep their label in the end
 
 
@@ -153,7 +155,7 @@ def _quantize_one(
     # So that not a number stays in float, too.
     kept = tuple(group for group, effect in alone.items() if not effect.changed <= MAY_CHANGE)
     if len(kept) == len(alone):
-        raise ValueError(f"{target.name}: every part changes more than {MAY_CHANGE:.0%} of the labels: use float")
+        raise ValueError(f"{target.name}: every part changes more than {MAY_CHANGE:.2%} of the labels: use float")
     stay = [index for index, each in enumerate(groups) if each in kept]
     QUANTIZERS[kind](source, target, Images(ranges, preprocessing), stay, text)
     total = _effect(open_exported(target, "cpu"), answers)

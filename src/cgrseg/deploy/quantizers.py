@@ -70,7 +70,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
 
     model = openvino.Core().read_model(source)
     convolutions = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
-    names = sorted((op.get_friendly_name() for op in convolutions), key=place)
+    names = sorted((op.get_friendly_name() for op in convolutions), key=_place)
     types = {op.get_type_name() for op in model.get_ops()}
     ignored = nncf.IgnoredScope(
         names=[names[index] for index in float_convolutions],
@@ -92,7 +92,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
 BETWEEN = ("Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "ReduceMean", "MatMul")
 
 
-def place(name: str) -> int:
+def _place(name: str) -> int:
     """Which convolution of the traced graph an operation is: "convolution_12/aten…" -> 12, "convolution/…" -> 0."""
     found = re.match(r"convolution(?:_(\d+))?/", name)
     assert found is not None, f"OpenVINO calls a convolution {name}"
