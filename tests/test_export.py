@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from cgrseg.cli.main import main
 from cgrseg.deploy import export as exporting
 from cgrseg.deploy.export import export
 from cgrseg.deploy.graph import trace
+from cgrseg.deploy.together import together
 from cgrseg.deploy.verify import smooth_photos, verify
 from cgrseg.inference import runtimes
 from cgrseg.inference.runtimes import find_exported, open_exported
@@ -166,6 +168,36 @@ def test_a_file_that_deviates_is_not_written(
     with pytest.raises(ValueError, match=r"street\.onnx at 64x96, batch 1, deviates .* nothing was written"):
         export(other, tmp_path, name="street", formats=["onnx"], sizes=SIZES[:1])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there before"]
+
+
+def test_what_a_killed_export_left_goes_and_what_a_living_one_writes_stays(
+    folder: Path, model: CGRSeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import os, signal, sys
+from cgrseg.deploy import export
+from cgrseg.nn import build
+
+def write(program, path, text, io):
+    path.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+export.trace, export.WRITERS = lambda *_, **__: None, {"onnx": write}
+export.export(build("cgrseg_n", num_classes=2).eval(), sys.argv[1], name="street", formats=["onnx"])
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "street.onnx").read_text() == "half"
+    monkeypatch.setattr(exporting, "trace", lambda *_, **__: None)
+    whole = {"onnx": lambda program, path, text, io: path.write_bytes((folder / "street.onnx").read_bytes())}
+    monkeypatch.setattr(exporting, "WRITERS", whole)
+    with together(tmp_path) as other:
+        assert not left.exists()
+        export(model, tmp_path, name="street", formats=["onnx"], sizes=SIZES[:1])
+        assert other.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"street.onnx", "street.onnx.json"}
+    assert (tmp_path / "street.onnx").read_bytes() == (folder / "street.onnx").read_bytes()
 
 
 def test_official_bias_mode_needs_a_size_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ def _quantize(model: CGRSeg, photos: list[Path], out: Path, name: str, format: s
         _print_effects(each)
     print(
         "error: change of the logits (root mean square) over their standard deviation; changed: share of pixels with\n"
-        f"another label than in float; a part that changes more than {MAY_CHANGE:.1%} alone stays in float"
+        f"another label than in float; a part that changes more than {MAY_CHANGE:.2%} alone stays in float"
     )
     return 0
 

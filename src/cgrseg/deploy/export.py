@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from cgrseg._atomic import atomic_write
 from cgrseg.inference.runtimes import EXTRA_FILE, METADATA_KEY, SUFFIXES, Runtime, require
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fuse import fuse
@@ -22,6 +19,7 @@ from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import describe_model
 
 from .graph import Io, quiet, trace
+from .together import together
 from .verify import BATCHES, SIZES, Check, verify
 
 OPSET = 20  # the first with a Gelu of its own: five operations before, which ONNX Runtime did not join
@@ -73,26 +71,24 @@ def export(
         require_exporter()
     description = describe_model(model)
     network = fuse(model)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     about = {"model": json.loads(description.to_json()), "io": io, "size": size, "precision": "float32"}
     text = json.dumps(about, ensure_ascii=False)
     program = trace(network, io=io, preprocessing=description.preprocessing, size=size)
     stem = f"{name}.image" if io == "image" else name
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
-        paths = [Path(temporary) / f"{stem}{SUFFIXES[kind]}" for kind in formats]
+    with together(Path(out)) as aside:
+        paths = [aside / f"{stem}{SUFFIXES[kind]}" for kind in formats]
         for kind, path in zip(formats, paths, strict=True):
             WRITERS[kind](program, path, text, io)
         checks = verify(paths, model, io=io, sizes=[size] if size else sizes, batches=batches)
-        done = [Export(folder / path.name, checks[path]) for path in paths]
-        for file in sorted(Path(temporary).iterdir()):
-            shutil.move(file, folder / file.name)
-    for each in done:
-        table = [dataclasses.asdict(check) for check in each.checks]
-        report = {"file": each.path.name, "torch": torch.__version__, "checks": table}
-        with atomic_write(each.path.with_name(each.path.name + ".json")) as file:
-            file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return done
+        for path in paths:
+            table = [dataclasses.asdict(check) for check in checks[path]]
+            write_report(path, {"file": path.name, "torch": torch.__version__, "checks": table})
+    return [Export(Path(out) / path.name, checks[path]) for path in paths]
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write a report as JSON beside the file that it is about."""
+    path.with_name(f"{path.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_onnx(program: ExportedProgram, path: Path, text: str, io: Io) -> None:

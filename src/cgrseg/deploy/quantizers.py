@@ -6,14 +6,17 @@ nothing stays in float, OpenVINO's sums, products and attention are quantised, t
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.export import ExportedProgram
+from tqdm import tqdm
 
 from cgrseg.inference.photos import read_photo
 from cgrseg.inference.runtimes import METADATA_KEY
@@ -33,7 +36,7 @@ class Images:
         self.paths, self.preprocessing = paths, preprocessing
 
     def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
-        for path in self.paths:
+        for path in tqdm(self.paths, desc="ranges", unit="photo", leave=False, disable=None):
             yield self.preprocessing.prepare(read_photo(path))[0][None].numpy()
 
 
@@ -74,7 +77,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
         types=[kind for kind in BETWEEN if kind in types] if float_convolutions else [],
     )
     nncf.set_log_level(logging.ERROR)
-    with quiet():
+    with quiet(), redirect_stdout(io.StringIO()):  # bars of its own
         quantized = nncf.quantize(
             model,
             nncf.Dataset(images),
