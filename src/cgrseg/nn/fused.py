@@ -112,8 +112,9 @@ class FusedAttention(nn.Module):
         self.reduce, self.query, self.key, self.value, self.local = reduce, query, key, value, local
         _scale_last(query, heads)
         self.bias = KeptBias(bias=bias, mix=talk[0] if talk else None)
-        self.mix = nn.Parameter(talk[0].weight.detach()[:, :, 0, 0]) if talk else None
-        self.talk = talk[1] if talk else None
+        self.mix = nn.Parameter(talk[0].weight[:, :, 0, 0]) if talk else None
+        self.talk = nn.Parameter(talk[1].weight[:, :, 0, 0]) if talk else None
+        self.talk_bias = None if talk is None or talk[1].bias is None else nn.Parameter(talk[1].bias)
         self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,12 +158,12 @@ class FusedAttention(nn.Module):
             scores = mix_heads(self.mix, scores)
         attention = (scores + bias).softmax(dim=3)
         if self.talk is not None:
-            attention = mix_heads(self.talk.weight[:, :, 0, 0], attention)
+            attention = mix_heads(self.talk, attention)
         mixed = v.bmm(attention.flatten(0, 1).transpose(1, 2))  # B·heads dv b
-        if self.talk is None or self.talk.bias is None:
+        if self.talk_bias is None:
             return mixed
         # What the second map adds to all weights of a head adds to all queries the sum of its values.
-        constant = v.sum(2).view(-1, self.heads, v.shape[1]) * self.talk.bias[:, None]  # B heads dv
+        constant = v.sum(2).view(-1, self.heads, v.shape[1]) * self.talk_bias[:, None]  # B heads dv
         return mixed + constant.view(-1, v.shape[1], 1)
 
 
