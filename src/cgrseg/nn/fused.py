@@ -112,28 +112,30 @@ class FusedAttention(nn.Module):
         self.reduce, self.query, self.key, self.value, self.local = reduce, query, key, value, local
         _scale_last(query, heads)
         self.bias = KeptBias(bias=bias, mix=talk[0] if talk else None)
-        self.mix = nn.Parameter(talk[0].weight[:, :, 0, 0]) if talk else None
-        self.talk = nn.Parameter(talk[1].weight[:, :, 0, 0]) if talk else None
-        self.talk_bias = None if talk is None or talk[1].bias is None else nn.Parameter(talk[1].bias)
+        self.mix = _unbiased(talk[0]) if talk else None
+        self.talk = talk[1] if talk else None
         self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         x = self.reduce(x)
         query, value = self.query(x), self.value(x)
-        mixed = self.attend(query, self.key(x), value) + self.local(value)
+        mixed = self.attend(query, self.key(x), value).view(*value.shape[:2], *query.shape[2:])
+        mixed = mixed + self.local(value)
         if self.enlarge:
             mixed = resize(mixed, size)
         out: Tensor = self.project(F.gelu(mixed))
         return out
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(q·k + bias)·v -> [B, heads·dv, hq, wq], in exact blocks of queries where the scores are large."""
+        """softmax(q·k + bias)·v -> [B, heads·dv, hq·wq], in exact blocks of queries where the scores are large."""
         queries, keys = (query.shape[2], query.shape[3]), (key.shape[2], key.shape[3])
-        q, k, v = (self._split(x) for x in (query, key, value))  # B·heads d Nq, B·heads d Nk, B·heads dv Nk
+        q = efficient.split_heads(query, self.heads).transpose(2, 3)  # B heads Nq d
+        k = efficient.split_heads(key, self.heads)  # B heads d Nk
+        v = efficient.split_heads(value, self.heads).transpose(2, 3)  # B heads Nk dv
         total = queries[0] * queries[1]
         tracing = torch.compiler.is_compiling() or query.is_meta
-        step = total if tracing else efficient.queries_at_a_time(q.transpose(1, 2), k)
+        step = total if tracing else efficient.queries_at_a_time(q, k)
         if step >= total:
             mixed = self._block(q, k, v, self.bias(queries, keys))
         else:  # a bias of this size isn't kept either
@@ -145,32 +147,16 @@ class FusedAttention(nn.Module):
                 rows = bias.rows(prepared, start, stop, queries, keys)
                 parts.append(self._block(q[:, :, start:stop], k, v, rows))
             mixed = torch.cat(parts, dim=2)
-        return mixed.view(*value.shape[:2], *queries)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, heads·d, h, w] -> [B·heads, d, h·w]. Matrices of three axes: a graph of `@` would copy those of four."""
-        return x.reshape(x.shape[0] * self.heads, x.shape[1] // self.heads, x.shape[2] * x.shape[3])
+        return mixed.transpose(2, 3).flatten(1, 2)
 
     def _block(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """q [B·heads, d, b], k, v, bias [heads, b, Nk] -> [B·heads, dv, b]."""
-        scores = q.transpose(1, 2).bmm(k).view(-1, *bias.shape)  # B heads b Nk
+        scores = q @ k  # B heads b Nk
         if self.mix is not None:
-            scores = mix_heads(self.mix, scores)
+            scores = self.mix(scores)
         attention = (scores + bias).softmax(dim=3)
         if self.talk is not None:
-            attention = mix_heads(self.talk, attention)
-        mixed = v.bmm(attention.flatten(0, 1).transpose(1, 2))  # B·heads dv b
-        if self.talk_bias is None:
-            return mixed
-        # What the second map adds to all weights of a head adds to all queries the sum of its values.
-        constant = v.sum(2).view(-1, self.heads, v.shape[1]) * self.talk_bias[:, None]  # B heads dv
-        return mixed + constant.view(-1, v.shape[1], 1)
-
-
-def mix_heads(weight: Tensor, scores: Tensor) -> Tensor:
-    """A 1×1 convolution over the heads [heads, heads] of [B, heads, n, m], as the matrix product that it is."""
-    weights = weight.expand(scores.shape[0], -1, -1)
-    return weights.bmm(scores.flatten(2)).view(scores.shape)
+            attention = self.talk(attention)
+        return attention @ v  # B heads b dv
 
 
 class FusedContextFusion(nn.Module):
@@ -219,23 +205,27 @@ class FusedHead(nn.Module):
 
     def __init__(self, *, scale: nn.Conv2d, classifier: nn.Conv2d, gate: PrototypeGate) -> None:
         super().__init__()
-        assert scale.bias is not None and classifier.bias is not None
-        self.scale, self.shift = nn.Parameter(scale.weight[:, 0, 0]), nn.Parameter(scale.bias[:, None])
-        self.weight, self.bias = nn.Parameter(classifier.weight[:, :, 0, 0]), nn.Parameter(classifier.bias[:, None])
-        self.embedding = nn.Parameter(gate.conv_mask.weight[:, :, 0, 0])
+        assert scale.bias is not None
+        self.scale, self.shift = nn.Parameter(scale.weight[:, 0]), nn.Parameter(scale.bias[:, None, None])
+        self.first, self.classifier = _unbiased(classifier), classifier
+        self.embedding = _unbiased(gate.conv_mask)
         self.gate = gate.channel_mul_conv
 
     def forward(self, features: Tensor) -> Tensor:
-        x = features.flatten(2)  # B D h·w
-        copies = (x.shape[0], -1, -1)
-        weight, embedding = self.weight.expand(copies), self.embedding.expand(copies)  # B K D, B 1 D
-        share = weight.bmm(torch.relu(x * self.scale + self.shift)).softmax(dim=2)  # B K h·w, 1 over the pixels
-        classes = share.bmm(embedding.bmm(x).transpose(1, 2)).softmax(dim=1)  # B K 1
-        pixels = classes.transpose(1, 2).bmm(share)  # B 1 h·w, what each pixel counts in the scene
-        scene = x.bmm(pixels.transpose(1, 2))  # B D 1
-        gate = self.gate(scene[..., None]).sigmoid()[..., 0]  # B D 1
-        logits: Tensor = (weight * (1 + gate).transpose(1, 2)).bmm(x) + self.bias  # B K h·w
-        return logits.view(*logits.shape[:2], *features.shape[2:])
+        first = self.first(torch.relu(features * self.scale + self.shift))  # B K h w
+        share = first.flatten(2).softmax(dim=2)  # B K h·w, sums to 1 over the pixels
+        classes = (share @ self.embedding(features).flatten(2).transpose(1, 2)).softmax(dim=1)  # B K 1
+        scene = features.flatten(2) @ (share.transpose(1, 2) @ classes)  # B D 1
+        gate = self.gate(scene[..., None]).sigmoid()  # B D 1 1
+        logits: Tensor = self.classifier(features * (1 + gate))
+        return logits
+
+
+def _unbiased(conv: nn.Conv2d) -> nn.Conv2d:
+    with torch.device("meta"):
+        other = nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=False)
+    other.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
+    return other
 
 
 def _scale_last(query: nn.Module, heads: int) -> None:
