@@ -120,22 +120,19 @@ class FusedAttention(nn.Module):
         size = x.shape[2:]
         x = self.reduce(x)
         query, value = self.query(x), self.value(x)
-        mixed = self.attend(query, self.key(x), value).view(*value.shape[:2], *query.shape[2:])
-        mixed = mixed + self.local(value)
+        mixed = self.attend(query, self.key(x), value) + self.local(value)
         if self.enlarge:
             mixed = resize(mixed, size)
         out: Tensor = self.project(F.gelu(mixed))
         return out
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(q·k + bias)·v -> [B, heads·dv, hq·wq], in exact blocks of queries where the scores are large."""
+        """softmax(q·k + bias)·v -> [B, heads·dv, hq, wq], in exact blocks of queries where the scores are large."""
         queries, keys = (query.shape[2], query.shape[3]), (key.shape[2], key.shape[3])
-        q = efficient.split_heads(query, self.heads).transpose(2, 3)  # B heads Nq d
-        k = efficient.split_heads(key, self.heads)  # B heads d Nk
-        v = efficient.split_heads(value, self.heads).transpose(2, 3)  # B heads Nk dv
+        q, k, v = (self._split(x) for x in (query, key, value))  # B·heads d Nq, B·heads d Nk, B·heads dv Nk
         total = queries[0] * queries[1]
         tracing = torch.compiler.is_compiling() or query.is_meta
-        step = total if tracing else efficient.queries_at_a_time(q, k)
+        step = total if tracing else efficient.queries_at_a_time(q.transpose(1, 2), k)
         if step >= total:
             mixed = self._block(q, k, v, self.bias(queries, keys))
         else:  # a bias of this size isn't kept either
@@ -147,16 +144,21 @@ class FusedAttention(nn.Module):
                 rows = bias.rows(prepared, start, stop, queries, keys)
                 parts.append(self._block(q[:, :, start:stop], k, v, rows))
             mixed = torch.cat(parts, dim=2)
-        return mixed.transpose(2, 3).flatten(1, 2)
+        return mixed.view(*value.shape[:2], *queries)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, heads·d, h, w] -> [B·heads, d, h·w]. Matrices of three axes: a graph of `@` would copy those of four."""
+        return x.reshape(x.shape[0] * self.heads, x.shape[1] // self.heads, x.shape[2] * x.shape[3])
 
     def _block(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        scores = q @ k  # B heads b Nk
+        """q [B·heads, d, b], k, v, bias [heads, b, Nk] -> [B·heads, dv, b]."""
+        scores = q.transpose(1, 2).bmm(k).view(-1, *bias.shape)  # B heads b Nk
         if self.mix is not None:
             scores = self.mix(scores)
         attention = (scores + bias).softmax(dim=3)
         if self.talk is not None:
             attention = self.talk(attention)
-        return attention @ v  # B heads b dv
+        return v.bmm(attention.flatten(0, 1).transpose(1, 2))  # B·heads dv b
 
 
 class FusedContextFusion(nn.Module):
@@ -205,20 +207,23 @@ class FusedHead(nn.Module):
 
     def __init__(self, *, scale: nn.Conv2d, classifier: nn.Conv2d, gate: PrototypeGate) -> None:
         super().__init__()
-        assert scale.bias is not None
-        self.scale, self.shift = nn.Parameter(scale.weight[:, 0]), nn.Parameter(scale.bias[:, None, None])
-        self.first, self.classifier = _unbiased(classifier), classifier
-        self.embedding = _unbiased(gate.conv_mask)
+        assert scale.bias is not None and classifier.bias is not None
+        self.scale, self.shift = nn.Parameter(scale.weight[:, 0, 0]), nn.Parameter(scale.bias[:, None])
+        self.weight, self.bias = nn.Parameter(classifier.weight[:, :, 0, 0]), nn.Parameter(classifier.bias[:, None])
+        self.embedding = nn.Parameter(gate.conv_mask.weight[:, :, 0, 0])
         self.gate = gate.channel_mul_conv
 
     def forward(self, features: Tensor) -> Tensor:
-        first = self.first(torch.relu(features * self.scale + self.shift))  # B K h w
-        share = first.flatten(2).softmax(dim=2)  # B K h·w, sums to 1 over the pixels
-        classes = (share @ self.embedding(features).flatten(2).transpose(1, 2)).softmax(dim=1)  # B K 1
-        scene = features.flatten(2) @ (share.transpose(1, 2) @ classes)  # B D 1
-        gate = self.gate(scene[..., None]).sigmoid()  # B D 1 1
-        logits: Tensor = self.classifier(features * (1 + gate))
-        return logits
+        x = features.flatten(2)  # B D h·w
+        copies = (x.shape[0], -1, -1)
+        weight, embedding = self.weight.expand(copies), self.embedding.expand(copies)  # B K D, B 1 D
+        share = weight.bmm(torch.relu(x * self.scale + self.shift)).softmax(dim=2)  # B K h·w, 1 over the pixels
+        classes = share.bmm(embedding.bmm(x).transpose(1, 2)).softmax(dim=1)  # B K 1
+        pixels = classes.transpose(1, 2).bmm(share)  # B 1 h·w, what each pixel counts in the scene
+        scene = x.bmm(pixels.transpose(1, 2))  # B D 1
+        gate = self.gate(scene[..., None]).sigmoid()[..., 0]  # B D 1
+        logits: Tensor = (weight * (1 + gate).transpose(1, 2)).bmm(x) + self.bias  # B K h·w
+        return logits.view(*logits.shape[:2], *features.shape[2:])
 
 
 def _unbiased(conv: nn.Conv2d) -> nn.Conv2d:

@@ -104,7 +104,7 @@ class AttentionBias(nn.Module):
             for q, k in zip(queries, keys, strict=True)
         )
         index = row.abs()[:, None, :, None] * keys[1] + column.abs()[None, :, None, :]  # hq wq hk wk
-        return prepared.flatten(1)[:, index.reshape(total, keys[0] * keys[1])]
+        return prepared.flatten(1).index_select(1, index.flatten()).view(-1, total, keys[0] * keys[1])
 
     def _gather(self, table: Tensor, query: Tensor, query_columns: int, keys: Grid) -> Tensor:
         """table [heads, rows, columns], query token numbers [b] -> [heads, b, rows·columns]."""
@@ -113,7 +113,7 @@ class AttentionBias(nn.Module):
         row = (self.stride * (query // query_columns)[:, None] - key_row).abs()  # b rows
         column = (self.stride * (query % query_columns)[:, None] - key_column).abs()  # b columns
         index = row[:, :, None] * keys[1] + column[:, None, :]  # b rows columns
-        return table.flatten(1)[:, index.flatten(1)]
+        return table.flatten(1).index_select(1, index.flatten()).view(table.shape[0], *index.flatten(1).shape)
 
 
 def _bilinear_weights(source: int, target: int, like: Tensor) -> Tensor:

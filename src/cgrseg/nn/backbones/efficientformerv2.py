@@ -352,8 +352,8 @@ def attend(
 
 
 def queries_at_a_time(q: Tensor, k: Tensor) -> int:
-    """How many queries keep their scores under `SCORE_BYTES`: q [B, heads, Nq, d], k [B, heads, d, Nk]."""
-    bytes_a_query = q.shape[0] * q.shape[1] * k.shape[3] * q.element_size()
+    """How many queries keep their scores under `SCORE_BYTES`: q [..., Nq, d], k [..., d, Nk]."""
+    bytes_a_query = q.shape[:-2].numel() * k.shape[-1] * q.element_size()
     return max(SCORE_BYTES // bytes_a_query, 1)
 
 
