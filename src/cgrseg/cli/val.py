@@ -23,6 +23,7 @@ def val(
     window: int = 512,
     out: Path | None = None,
     device: str = "auto",
+    bf16: bool = False,
 ) -> int:
     """Score trained weights on labelled photos, at each photo's own size.
 
@@ -40,6 +41,7 @@ def val(
         window: side of the sliding windows in pixels
         out: folder for the report
         device: auto, cpu, cuda or cuda:N
+        bf16: let the network compute in bfloat16, where the device has it: faster, a few labels change
     """
     if tta and mode not in ("whole", "tta"):
         raise ValueError(f"--tta is a mode of its own: leave out --tta or --mode {mode}")
@@ -63,7 +65,7 @@ def val(
     has_test = format == "folder" and (data / "images" / "test").is_dir()
     samples = open_dataset(data, split or ("test" if has_test else "val"), format)
     with launched(device) as own_device:
-        segmenter = cgrseg.Segmenter(weights, device=own_device)
+        segmenter = cgrseg.Segmenter(weights, device=own_device, bf16=bf16)
         refuse_other_classes(segmenter.labels, samples.labels, weights=weights, data=data)
         model, preprocessing = segmenter.model, segmenter.preprocessing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +102,11 @@ def require(runtime: str) -> None:
 
 
 def open_exported(
-    path: str | os.PathLike[str], device: str | torch.device = "auto", *, threads: int | None = None
+    path: str | os.PathLike[str],
+    device: str | torch.device = "auto",
+    *,
+    threads: int | None = None,
+    bf16: bool = False,
 ) -> ExportedNetwork:
     """Open a file that `cgrseg export --io tensor` wrote.
 
@@ -109,10 +114,12 @@ def open_exported(
         path: .onnx, .xml (OpenVINO, its .bin beside it) or .pt2 (torch.export).
         device: "auto", "cpu", "cuda" (onnx with a CUDA build, torch) or "gpu" (openvino).
         threads: CPU threads of the runtime; None leaves it to the runtime.
+        bf16: compute in bfloat16, openvino alone. Images and logits are float32 all the same.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not ours or damaged, has pictures as inputs, its runtime is missing or lacks the device.
+        ValueError: it is not ours or damaged, has pictures as inputs, its runtime is missing or lacks the device,
+            or bfloat16 on it.
     """
     path = Path(path)
     runtime = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix), None)
@@ -121,9 +128,12 @@ def open_exported(
     if not path.is_file():
         raise FileNotFoundError(f"no exported file at {path}")
     require(runtime)
-    opened = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[runtime]
+    if bf16 and runtime != "openvino":
+        raise ValueError(f"{path}: of exported files only OpenVINO's (.xml) run in bf16: use one, or leave bf16 out")
+    openers: dict[str, Callable[[Path, str, int | None], tuple[Run, str]]]
+    openers = {"onnx": _open_onnx, "openvino": partial(_open_openvino, bf16=bf16), "torch": _open_torch}
     try:
-        run, text = opened(path, str(device), threads)
+        run, text = openers[runtime](path, str(device), threads)
     except _Wrong as error:
         raise ValueError(str(error)) from error.__cause__
     except Exception as error:  # each runtime has errors of its own
@@ -174,8 +184,8 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
 
 
-def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
-    model, compiled = openvino_model(path, device, threads)
+def _open_openvino(path: Path, device: str, threads: int | None, bf16: bool) -> tuple[Run, str]:
+    model, compiled = openvino_model(path, device, threads, bf16)
     text = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else ""
     return openvino_run(compiled), text
 
@@ -191,8 +201,8 @@ def openvino_run(compiled: Any) -> Run:
     return run
 
 
-def openvino_model(path: Path, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
-    """A model as OpenVINO reads it and as it runs it, in float32 where it is not quantised."""
+def openvino_model(path: Path, device: str = "cpu", threads: int | None = None, bf16: bool = False) -> tuple[Any, Any]:
+    """A model as OpenVINO reads it and as it runs it, in float32 (or bfloat16) where it is not quantised."""
     import openvino  # type: ignore[import-untyped]
 
     core = openvino.Core()
@@ -200,7 +210,10 @@ def openvino_model(path: Path, device: str = "cpu", threads: int | None = None) 
     if place.partition(".")[0] not in core.available_devices:
         known = ", ".join(name.lower() for name in core.available_devices)
         raise _Wrong(f"runtime openvino has no device {device!r} here: use {known}")
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if bf16 and "BF16" not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
+        raise _Wrong(f"device {device!r} of runtime openvino does not compute in bf16: leave it out")
+    precision = "bf16" if bf16 else "f32"
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None and place == "CPU":
         settings["INFERENCE_NUM_THREADS"] = threads
     model = core.read_model(path)

@@ -109,17 +109,18 @@ def parse(text: str) -> Choice:
     if len(hows) > 1:
         raise ValueError(f"{text}: {' and '.join(hows)} exclude each other: write one of them")
     if Path(name).suffix in SUFFIXES.values():
-        if words:
-            raise ValueError(f"{text}: an exported file runs in its own runtime: write {name} alone")
-        return Choice(name, "file")
+        usable = [name, *([f"{name}:bf16"] if Path(name).suffix == SUFFIXES["openvino"] else [])]
+        if hows or (bf16 and len(usable) == 1):
+            raise ValueError(f"{text}: an exported file runs in its own runtime: write {' or '.join(usable)}")
+        return Choice(name, "file", bf16)
     peer = name in peers.PEERS
     if not peer and name not in VARIANTS:
         find_weights(name)  # which words what is wrong
     how = hows[0] if hows else ("eager" if peer else next(iter(HOWS)))
     if peer and how not in PEER_HOWS:
         raise ValueError(f"{text}: {name} runs as {', '.join(PEER_HOWS)}, not as {how}")
-    if bf16 and how in ("onnx", "openvino", "naive"):
-        raise ValueError(f"{text}: bf16 is for models in torch, not for {how}")
+    if bf16 and how in ("onnx", "naive"):
+        raise ValueError(f"{text}: bf16 is for models in torch and OpenVINO, not for {how}")
     if peer:
         peers.require_peer(name)
     if how in ("onnx", "openvino"):
@@ -189,8 +190,8 @@ def open_contender(
         return _open_peer(choice, path, classes=classes, device=device, threads=threads)
     assert path is not None
     if path.suffix in SUFFIXES.values():
-        exported = open_exported(path, device, threads=threads)
-        precision = "int8" if ".int8" in path.name else "float32"
+        exported = open_exported(path, device, threads=threads, bf16=choice.bf16)
+        precision = "int8" if ".int8" in path.name else _precision(choice)
         spec = exported.spec
         return Contender(exported, spec.num_classes, exported.runtime, precision, partial(_shapes, spec), spec)
     return _open_weights(choice, path, usable_device(device))
@@ -214,7 +215,8 @@ def _open_weights(choice: Choice, path: Path, device: torch.device) -> Contender
 def _open_peer(choice: Choice, path: Path | None, *, classes: int, device: str, threads: int | None) -> Contender:
     count = partial(peers.build_peer, choice.name, classes)
     if path is not None:
-        return Contender(peers.open_openvino(path, device, threads), classes, "openvino", "float32", count)
+        network = peers.open_openvino(path, device, threads, choice.bf16)
+        return Contender(network, classes, "openvino", _precision(choice), count)
     place = usable_device(device)
     network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
     return Contender(network, classes, "torch", _precision(choice), count, device=place)

@@ -151,7 +151,7 @@ def to_openvino(peer: Peer, path: Path, size: Size) -> None:
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def open_openvino(path: Path, device: str, threads: int | None) -> Callable[[Tensor], Tensor]:
+def open_openvino(path: Path, device: str, threads: int | None, bf16: bool = False) -> Callable[[Tensor], Tensor]:
     """A peer's file as a function, run exactly as our own files are."""
-    _, compiled = openvino_model(path, device, threads)
+    _, compiled = openvino_model(path, device, threads, bf16)
     return openvino_run(compiled)

@@ -215,15 +215,18 @@ async def _refuse_query(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
 
-def serve(weights: str, config: ServerConfig, *, device: str = "auto", short_side: int | None = None) -> None:
+def serve(
+    weights: str, config: ServerConfig, *, device: str = "auto", short_side: int | None = None, bf16: bool = False
+) -> None:
     """Load the weights and answer until SIGTERM or Ctrl-C; then finish what was taken and return.
 
     Raises:
         OSError, ValueError: the weights can't be read, or the address is taken.
     """
-    load: Segmenter | Callable[[], Segmenter] = partial(Segmenter, weights, device=device, short_side=short_side)
+    load: Segmenter | Callable[[], Segmenter]
+    load = partial(Segmenter, weights, device=device, short_side=short_side, bf16=bf16)
     if config.workers == 1:
-        load = Segmenter(weights, device=device, short_side=short_side)  # what is wrong with it shows here
+        load = load()  # what is wrong with it shows here
     try:
         listener = socket.create_server((config.host, config.port), backlog=BACKLOG)
     except OSError as error:

@@ -27,7 +27,7 @@ from cgrseg.data.synthetic import Synthetic
 from cgrseg.data.transforms import TrainingCrops, collate
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing
-from cgrseg.weights.create import create_model, usable_device
+from cgrseg.weights.create import computes_bf16, create_model, usable_device
 from cgrseg.weights.initial import start_from
 
 from .config import TrainConfig
@@ -113,12 +113,7 @@ def with_precision(config: TrainConfig) -> TrainConfig:
     """The same run with "auto" made the precision that it means on this machine."""
     if config.precision != "auto":
         return config
-    if usable_device(config.device).type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return replace(config, precision="bf16" if native else "fp32")
+    return replace(config, precision="bf16" if computes_bf16(usable_device(config.device)) else "fp32")
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
