@@ -133,5 +133,5 @@ def test_a_wrong_study_is_refused_before_it_trains(
 def test_the_study_of_the_papers_claims_can_be_read() -> None:
     study = read_study(Path(__file__).parents[1] / "recipes" / "studies" / "camvid-small.yaml", data="camvid")
     assert len(study.arms) == 8 and len(study.seeds) == 3 and len(study.claims) == 8
-    assert {config.steps for config in study.arms.values()} == {1500}
+    assert {config.steps for config in study.arms.values()} == {500}
     assert study.arms["segnext"].model == "segnext_t" and study.arms["full"].data == "camvid"
