@@ -112,6 +112,7 @@ class FusedAttention(nn.Module):
         self.reduce, self.query, self.key, self.value, self.local = reduce, query, key, value, local
         _scale_last(query, heads)
         self.bias = KeptBias(bias=bias, mix=talk[0] if talk else None)
+        # Convolutions: written as matrix products with a bias, OpenVINO's int8 gets them wrong.
         self.mix = _unbiased(talk[0]) if talk else None
         self.talk = talk[1] if talk else None
         self.project = project
