@@ -20,6 +20,7 @@ from cgrseg.training.config import TrainConfig
 from cgrseg.weights.artifact import describe
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIELDS = ("title", "train", "arms", "seeds", "claims")
@@ -227,25 +228,31 @@ def write_report(study: Study, scores: Scores, out: Path) -> None:
 
 
 def plot(study: Study, scores: Scores) -> Figure:
-    """A line an arm: a dot a seed, the mean, and its 95 % interval."""
+    """Two panels, a line an arm and a line a claim: a dot a seed, the mean, and its 95 % interval."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from .figures import COLUMN, OURS, STYLE, THEIRS
 
+    arms = {arm: [scores[arm, seed] for seed in study.seeds if (arm, seed) in scores] for arm in study.arms}
+    claims = {f"{one.better} - {one.worse}": differences(one, study.seeds, scores) for one in study.claims}
+    heights = [1 + len(arms), 1 + len(claims)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(COLUMN, 0.6 + 0.28 * len(study.arms)), layout="constrained")
-        axes = figure.subplots()
-        for place, arm in enumerate(study.arms):
-            values = [scores[arm, seed] for seed in study.seeds if (arm, seed) in scores]
-            middle, half = interval(values)
-            color = OURS if place == 0 else THEIRS
-            axes.plot(values, [place] * len(values), "o", color=color, alpha=0.4, markersize=3)
-            axes.errorbar(
-                middle, place, xerr=None if math.isnan(half) else half, fmt="|", color=color, markersize=8, capsize=2
-            )
-        axes.set_yticks(range(len(study.arms)), list(study.arms))
-        axes.invert_yaxis()
-        axes.set_xlabel("mIoU, %: seeds, mean, 95 % interval")
-        axes.grid(axis="x", alpha=0.3, linewidth=0.4)
+        figure = Figure(figsize=(COLUMN, 0.28 * sum(heights)), layout="constrained")
+        above, below = figure.subplots(2, height_ratios=heights)
+        _draw_lines(above, arms, [OURS, *[THEIRS] * (len(arms) - 1)], "mIoU, %: seeds, mean, 95 % interval")
+        _draw_lines(below, claims, [OURS] * len(claims), "difference, points of mIoU, paired by seed")
+        below.axvline(0, color="black", linewidth=0.6)
         return figure
+
+
+def _draw_lines(axes: Axes, lines: Mapping[str, list[float]], colors: list[str], label: str) -> None:
+    for place, (values, color) in enumerate(zip(lines.values(), colors, strict=True)):
+        middle, half = interval(values)
+        axes.plot(values, [place] * len(values), "o", color=color, alpha=0.4, markersize=3)
+        spread = None if math.isnan(half) else half
+        axes.errorbar(middle, place, xerr=spread, fmt="|", color=color, markersize=8, capsize=2)
+    axes.set_yticks(range(len(lines)), list(lines))
+    axes.set_ylim(max(len(lines), 1) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3, linewidth=0.4)
