@@ -70,10 +70,12 @@ def test_other_exported_files_stay_float32(model: CGRSeg, tmp_path: Path) -> Non
         Segmenter(tmp_path / "street.pt2", bf16=True)
 
 
-@pytest.mark.parametrize("verb", ["predict", "val"])
+@pytest.mark.parametrize("verb", ["predict", "val", "serve"])
 def test_the_verbs_hand_it_on(
     verb: str, model: CGRSeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if verb == "serve":
+        pytest.importorskip("fastapi_offline")
     monkeypatch.setattr(segmenters, "computes_bf16", lambda device: False)
     artifact.save(model, tmp_path / "street.safetensors")
     for split in ("train", "val"):
@@ -82,9 +84,14 @@ def test_the_verbs_hand_it_on(
             save_picture(tmp_path / "data" / kind / split / "a.png", grey=kind == "masks")
     classes = [{"id": index, "name": name} for index, name in enumerate("abcde")]
     (tmp_path / "data" / "classes.json").write_text(json.dumps({"classes": classes}))
-    what = ["--data", str(tmp_path / "data")] if verb == "val" else [str(tmp_path / "data" / "images")]
+    out = ["--out", str(tmp_path / "out")]
+    what = {
+        "predict": [str(tmp_path / "data" / "images"), *out],
+        "val": ["--data", str(tmp_path / "data"), *out],
+        "serve": [],
+    }[verb]
     weights = ["--weights", str(tmp_path / "street.safetensors"), "--device", "cpu", "--bf16"]
-    assert main([verb, *what, *weights, "--out", str(tmp_path / "out")]) == 2
+    assert main([verb, *what, *weights]) == 2
     assert capsys.readouterr().err == "cgrseg: device 'cpu' does not compute in bf16: leave it out\n"
 
 
