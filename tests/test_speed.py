@@ -108,12 +108,12 @@ def test_natural_logits_form_regions() -> None:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of one run: weights the naive way, and exported."""
+    """The folder of one run: weights the naive way, exported, and in int8."""
     folder = tmp_path_factory.mktemp("clock")
     artifact.save(build("cgrseg_n", num_classes=7), folder / "mine.safetensors")
     Image.new("RGB", (120, 70), "red").save(folder / "red.png")
     weights = str(folder / "mine.safetensors")
-    command = ["benchmark", f"{weights}:naive", "--compare", f"{weights}:openvino"]
+    command = ["benchmark", f"{weights}:naive", "--compare", f"{weights}:openvino", f"{weights}:openvino:int8"]
     flags = ["--size", "64x96", "--rounds", "2", "--threads", "1", "--max-batch", "2"]
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     assert main([*command, *flags, "--photo", str(folder / "red.png"), "--out", str(folder)]) == 0
@@ -125,12 +125,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_run_tells_all_of_every_contender(measured: Path) -> None:
     report = read_report(measured / "benchmark.json")
     rows = report["results"]
-    assert [row["label"] for row in rows] == ["mine.safetensors:naive", "mine.safetensors:openvino"]
-    assert [row["runtime"] for row in rows] == ["torch", "openvino"]
-    assert [row["spec"]["bias_mode"] for row in rows] == ["official", "relative"]
-    assert [row["spec"]["num_classes"] for row in rows] == [7, 7]
+    assert [row["label"] for row in rows] == [
+        f"mine.safetensors:{how}" for how in ("naive", "openvino", "openvino:int8")
+    ]
+    assert [row["runtime"] for row in rows] == ["torch", "openvino", "openvino"]
+    assert [row["precision"] for row in rows] == ["float32", "float32", "int8"]
+    assert [row["spec"]["bias_mode"] for row in rows] == ["official", "relative", "relative"]
+    assert [row["spec"]["num_classes"] for row in rows] == [7, 7, 7]
     for row in rows:
-        assert row["model"] == "cgrseg_n" and row["precision"] == "float32" and row["device"] == "cpu"
+        assert row["model"] == "cgrseg_n" and row["device"] == "cpu"
         assert 0 < row["network_ms"]["median"] <= row["network_ms"]["p90"] <= row["network_ms"]["p99"]
         assert list(row["stages_ms"]) == list(STAGES) and all(time > 0 for time in row["stages_ms"].values())
         assert row["photo_to_labels_ms"]["median"] > row["stages_ms"]["label map"]
@@ -154,7 +157,7 @@ def test_the_report_comes_back_as_it_was_and_its_tables_hold_it(measured: Path, 
     write_report(report, tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (measured / "benchmark.json").read_bytes()
     text = render(report, {"cgrseg_n": 138.4})
-    assert text.count("| mine.safetensors:openvino ") == 3 and text.count("138.4") == 2
+    assert text.count("| mine.safetensors:openvino ") == 3 and text.count("138.4") == 3
     assert "1.00 (1.00 to 1.00)" in text
     with Image.open(measured / "benchmark.png") as chart:
         assert chart.format == "PNG" and chart.width == 1200
@@ -166,11 +169,12 @@ def test_the_report_comes_back_as_it_was_and_its_tables_hold_it(measured: Path, 
     [
         ("cgrseg_t", Choice("cgrseg_t", "channels_last")),
         ("cgrseg_t:naive", Choice("cgrseg_t", "naive")),
-        ("cgrseg_t:compiled:bf16", Choice("cgrseg_t", "compiled", bf16=True)),
+        ("cgrseg_t:compiled:bf16", Choice("cgrseg_t", "compiled", "bf16")),
         ("segformer_b0", Choice("segformer_b0", "eager")),
         ("runs/model.int8.xml", Choice("runs/model.int8.xml", "file")),
-        ("runs/model.xml:bf16", Choice("runs/model.xml", "file", bf16=True)),
-        ("segformer_b0:openvino:bf16", Choice("segformer_b0", "openvino", bf16=True)),
+        ("runs/model.xml:bf16", Choice("runs/model.xml", "file", "bf16")),
+        ("segformer_b0:openvino:bf16", Choice("segformer_b0", "openvino", "bf16")),
+        ("cgrseg_t:openvino:int8", Choice("cgrseg_t", "openvino", "int8")),
         ("segnext_t:onnx", Choice("segnext_t", "onnx")),
     ],
 )
@@ -185,6 +189,10 @@ def test_a_contender_is_one_word(text: str, choice: Choice) -> None:
         (["cgrseg_t:onnx:fused"], "cgrseg_t:onnx:fused: onnx and fused exclude each other: write one of them"),
         (["segformer_b0:onnx"], "segformer_b0:onnx: segformer_b0 runs as eager, compiled, openvino, not as onnx"),
         (["cgrseg_t:onnx:bf16"], "cgrseg_t:onnx:bf16: bf16 is for models in torch and OpenVINO, not for onnx"),
+        (["cgrseg_t:openvino:int8:bf16"], "cgrseg_t:openvino:int8:bf16: int8 and bf16 exclude each other"),
+        (["cgrseg_t:int8"], "cgrseg_t:int8: int8 is for models of ours in OpenVINO: write such as cgrseg_t:"),
+        (["segformer_b0:openvino:int8"], "segformer_b0:openvino:int8: int8 is for models of ours in Open"),
+        (["a.xml:int8"], "a.xml:int8: an exported file runs in its own runtime: write a.xml or a.xml:bf16"),
         (["a.xml:onnx"], "a.xml:onnx: an exported file runs in its own runtime: write a.xml or a.xml:bf16"),
         (["a.onnx:bf16"], "a.onnx:bf16: an exported file runs in its own runtime: write a.onnx"),
         (["a.xml"], "no exported file at a.xml"),

@@ -32,7 +32,7 @@ def benchmark(
     mask2former_swin_t, deeplabv3plus_mobilenet_v2, deeplabv3plus_r101; they need the extra "peers"). HOW is
     channels_last (what a Segmenter does; the default), fused, eager, naive (unfused in official bias mode; upsampling,
     softmax and argmax), compiled, onnx or openvino; peers run as eager, compiled or openvino. :bf16 behind it computes
-    in bfloat16. Prints tables, and writes benchmark.json and benchmark.png.
+    in bfloat16, openvino:int8 in 8 bits. Prints tables, and writes benchmark.json and benchmark.png.
 
     Args:
         contender: what the others are compared with
@@ -57,12 +57,13 @@ def benchmark(
     from cgrseg.measure.chart import write_chart
     from cgrseg.measure.contenders import parse
     from cgrseg.measure.report import render, summary, write_report
+    from cgrseg.measure.stages import sample_photo
     from cgrseg.paper.published import speeds
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = speed.Settings(shape, rounds, cores if threads is None else threads, num_classes, device, max_batch)
     choices = [parse(text) for text in (contender, *(compare or []))]
-    report = speed.benchmark(choices, settings, export=_exporter(shape), photo=image)
+    report = speed.benchmark(choices, settings, export=_exporter(shape, image or sample_photo(shape)), photo=image)
     write_report(report, out / "benchmark.json")
     write_chart(report, out / "benchmark.png")
     print(f"{summary(report)}\n\n{render(report, speeds())}\n{out / 'benchmark.json'}\n{out / 'benchmark.png'}")
@@ -77,11 +78,15 @@ def _photo(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _exporter(size: tuple[int, int]) -> Export:
-    """How models are exported for this run: for its size alone, and compared with PyTorch at it."""
+def _exporter(size: tuple[int, int], photo: bytes) -> Export:
+    """How models are exported for this run: for its size alone, and compared with PyTorch at it where float."""
     from cgrseg.deploy.export import export
+    from cgrseg.deploy.quantize import quantize_unproved
 
-    def write(model: CGRSeg, runtime: Runtime, folder: Path) -> Path:
+    def write(model: CGRSeg, runtime: Runtime, folder: Path, int8: bool) -> Path:
+        if int8:
+            (folder / "photo").write_bytes(photo)
+            return quantize_unproved(model, folder / "photo", folder, name=model.spec.name, size=size)
         (done,) = export(model, folder, name=model.spec.name, formats=[runtime], size=size, batches=(1,))
         return done.path
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cgrseg.inference.photos import read_photo
 from cgrseg.inference.runtimes import METADATA_KEY
-from cgrseg.preprocessing import Preprocessing
+from cgrseg.preprocessing import Preprocessing, Size
 
 from .graph import quiet
 
@@ -87,6 +87,16 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
         )
     quantized.set_rt_info(text, METADATA_KEY)
     openvino.save_model(quantized, target, compress_to_fp16=False)
+
+
+def fix_size(source: Path, target: Path, size: Size, text: str) -> None:
+    """Write an OpenVINO file that takes images of one (height, width) only, of one that takes any; `text` as above."""
+    import openvino
+
+    model = openvino.Core().read_model(source)
+    model.reshape([-1, 3, *size])
+    model.set_rt_info(text, METADATA_KEY)
+    openvino.save_model(model, target, compress_to_fp16=False)
 
 
 BETWEEN = ("Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "ReduceMean", "MatMul")

@@ -191,18 +191,24 @@ def _open_openvino(path: Path, device: str, threads: int | None, bf16: bool) -> 
 
 
 def openvino_run(compiled: Any) -> Run:
-    """What OpenVINO compiled, as a function of tensors: its first output, of its one input."""
+    """What `openvino_model` compiled, as a function of tensors: its first output, of its one input."""
+    one_by_one = compiled.inputs[0].partial_shape.is_static
 
     def run(images: Tensor) -> Tensor:
         # A request of its own for each call: threads may share the network.
-        result = compiled.create_infer_request().infer([_array(images)])[0]
-        return torch.from_numpy(np.array(result))
+        request, batch = compiled.create_infer_request(), _array(images)
+        parts = np.split(batch, len(batch)) if one_by_one else [batch]
+        results = [np.array(request.infer([part])[0]) for part in parts]
+        return torch.from_numpy(results[0] if len(results) == 1 else np.concatenate(results))
 
     return run
 
 
 def openvino_model(path: Path, device: str = "cpu", threads: int | None = None, bf16: bool = False) -> tuple[Any, Any]:
-    """A model as OpenVINO reads it and as it runs it, in float32 (or bfloat16) where it is not quantised."""
+    """A model as OpenVINO reads it and as it runs it, in float32 (or bfloat16) where it is not quantised.
+
+    One whose batch alone is free runs photo by photo: with no size left open, OpenVINO is a tenth to a fifth faster.
+    """
     import openvino  # type: ignore[import-untyped]
 
     core = openvino.Core()
@@ -217,6 +223,9 @@ def openvino_model(path: Path, device: str = "cpu", threads: int | None = None, 
     if threads is not None and place == "CPU":
         settings["INFERENCE_NUM_THREADS"] = threads
     model = core.read_model(path)
+    _, *rest = model.inputs[0].partial_shape
+    if all(side.is_static for side in rest):
+        model.reshape([1, *rest])
     return model, core.compile_model(model, place, settings)
 
 

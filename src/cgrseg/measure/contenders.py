@@ -31,9 +31,10 @@ HOWS = {
     "onnx": "exported, in ONNX Runtime",
     "openvino": "exported, in OpenVINO",
 }
+PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}  # word of a contender -> what it computes in, where not float32
 CPU = torch.device("cpu")
 PEER_HOWS = ("eager", "compiled", "openvino")
-Export = Callable[[CGRSeg, Runtime, Path], Path]  # (model, runtime, folder) -> the file that was written
+Export = Callable[[CGRSeg, Runtime, Path, bool], Path]  # (model, runtime, folder, int8) -> the file that was written
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ class Choice:
     Args:
         name: a variant, a peer, a weights file, bundled weights, or an exported file.
         how: of `HOWS`; "file" for an exported file.
-        bf16: computed in bfloat16.
+        precision: "bf16", "int8" or nothing: float32, or what a file is.
     """
 
     name: str
     how: str
-    bf16: bool = False
+    precision: str = ""
 
     def __str__(self) -> str:
-        words = [Path(self.name).name, *([] if self.how == "file" else [self.how]), *(["bf16"] if self.bf16 else [])]
-        return ":".join(words)
+        words = (Path(self.name).name, "" if self.how == "file" else self.how, self.precision)
+        return ":".join(word for word in words if word)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,40 +93,44 @@ class Contender:
 
 
 def parse(text: str) -> Choice:
-    """NAME[:HOW][:bf16] as a `Choice`.
+    """NAME[:HOW][:PRECISION] as a `Choice`.
 
     Raises:
         ValueError: no such name, or one that can't be run like that or needs a package that is missing.
     """
     name, *words = text.split(":")
-    while words and words[0] not in (*HOWS, "bf16") and Path(f"{name}:{words[0]}").exists():  # C:\model.xml
+    while words and words[0] not in (*HOWS, *PRECISIONS) and Path(f"{name}:{words[0]}").exists():  # C:\model.xml
         name = f"{name}:{words.pop(0)}"
-    bf16 = "bf16" in words
-    hows = [word for word in words if word != "bf16"]
+    precision = next((word for word in words if word in PRECISIONS), "")
+    hows = [word for word in words if word not in PRECISIONS]
     for word in hows:
         if word not in HOWS:
             close = difflib.get_close_matches(word, HOWS, n=1)
-            raise ValueError(f"{text}: nothing runs as {word!r}: choose from {', '.join(close or [*HOWS, 'bf16'])}")
-    if len(hows) > 1:
-        raise ValueError(f"{text}: {' and '.join(hows)} exclude each other: write one of them")
+            known = ", ".join(close or [*HOWS, *PRECISIONS])
+            raise ValueError(f"{text}: nothing runs as {word!r}: choose from {known}")
+    for alike in (hows, [word for word in words if word in PRECISIONS]):
+        if len(alike) > 1:
+            raise ValueError(f"{text}: {' and '.join(alike)} exclude each other: write one of them")
     if Path(name).suffix in SUFFIXES.values():
         usable = [name, *([f"{name}:bf16"] if Path(name).suffix == SUFFIXES["openvino"] else [])]
-        if hows or (bf16 and len(usable) == 1):
+        if hows or text not in usable:
             raise ValueError(f"{text}: an exported file runs in its own runtime: write {' or '.join(usable)}")
-        return Choice(name, "file", bf16)
+        return Choice(name, "file", precision)
     peer = name in peers.PEERS
     if not peer and name not in VARIANTS:
         find_weights(name)  # which words what is wrong
     how = hows[0] if hows else ("eager" if peer else next(iter(HOWS)))
     if peer and how not in PEER_HOWS:
         raise ValueError(f"{text}: {name} runs as {', '.join(PEER_HOWS)}, not as {how}")
-    if bf16 and how in ("onnx", "naive"):
+    if precision == "bf16" and how in ("onnx", "naive"):
         raise ValueError(f"{text}: bf16 is for models in torch and OpenVINO, not for {how}")
+    if precision == "int8" and (peer or how != "openvino"):
+        raise ValueError(f"{text}: int8 is for models of ours in OpenVINO: write such as cgrseg_t:openvino:int8")
     if peer:
         peers.require_peer(name)
     if how in ("onnx", "openvino"):
         require(how)
-    return Choice(name, how, bf16)
+    return Choice(name, how, precision)
 
 
 def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: Export) -> Path | None:
@@ -157,8 +162,9 @@ def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: E
     if choice.how not in ("onnx", "openvino"):
         return weights
     runtime: Runtime = "onnx" if choice.how == "onnx" else "openvino"
-    path = folder / f"{weights.stem}{SUFFIXES[runtime]}"
-    return path if path.exists() else export(artifact.load(weights), runtime, folder)
+    int8 = choice.precision == "int8"
+    path = folder / f"{weights.stem}{'.int8' if int8 else ''}{SUFFIXES[runtime]}"
+    return path if path.exists() else export(artifact.load(weights), runtime, folder, int8)
 
 
 def _weights(name: str, folder: Path, classes: int) -> Path:
@@ -190,7 +196,7 @@ def open_contender(
         return _open_peer(choice, path, classes=classes, device=device, threads=threads)
     assert path is not None
     if path.suffix in SUFFIXES.values():
-        exported = open_exported(path, device, threads=threads, bf16=choice.bf16)
+        exported = open_exported(path, device, threads=threads, bf16=choice.precision == "bf16")
         precision = "int8" if ".int8" in path.name else _precision(choice)
         spec = exported.spec
         return Contender(exported, spec.num_classes, exported.runtime, precision, partial(_shapes, spec), spec)
@@ -215,7 +221,7 @@ def _open_weights(choice: Choice, path: Path, device: torch.device) -> Contender
 def _open_peer(choice: Choice, path: Path | None, *, classes: int, device: str, threads: int | None) -> Contender:
     count = partial(peers.build_peer, choice.name, classes)
     if path is not None:
-        network = peers.open_openvino(path, device, threads, choice.bf16)
+        network = peers.open_openvino(path, device, threads, choice.precision == "bf16")
         return Contender(network, classes, "openvino", _precision(choice), count)
     place = usable_device(device)
     network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
@@ -223,7 +229,7 @@ def _open_peer(choice: Choice, path: Path | None, *, classes: int, device: str, 
 
 
 def _precision(choice: Choice) -> str:
-    return "bfloat16" if choice.bf16 else "float32"
+    return PRECISIONS.get(choice.precision, "float32")
 
 
 def _shapes(spec: ModelSpec) -> nn.Module:
@@ -236,7 +242,7 @@ def _in_torch(
     model: nn.Module, choice: Choice, device: torch.device, layout: torch.memory_format
 ) -> Callable[[Tensor], Tensor]:
     """The model as it is called under the clock."""
-    if choice.bf16:
+    if choice.precision == "bf16":
         model = model.to(torch.bfloat16)
     model = model.to(memory_format=layout)
     if choice.how != "compiled":
