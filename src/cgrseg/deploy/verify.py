@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cgrseg.inference.runtimes import onnx_session, open_exported, openvino_model, openvino_run
+from cgrseg.inference.runtimes import onnx_session, open_exported, openvino_network
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import describe_model
@@ -142,7 +142,7 @@ def open_picture_file(path: Path) -> Callable[[np.ndarray[Any, Any]], np.ndarray
         session = onnx_session(path)
         return lambda photos: np.asarray(session.run(None, {"photos": photos})[0])
     if path.suffix == ".xml":
-        run = openvino_run(openvino_model(path)[1])
+        run = openvino_network(path)[1]
         return lambda photos: run(torch.from_numpy(photos)).numpy()
     network = torch.export.load(path).module()
     return lambda photos: np.asarray(network(torch.from_numpy(photos)))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgrseg.inference.runtimes import openvino_model, openvino_run
+from cgrseg.inference.runtimes import openvino_network
 from cgrseg.preprocessing import Size
 
 from .quiet import quiet
@@ -153,5 +153,4 @@ def to_openvino(peer: Peer, path: Path, size: Size) -> None:
 
 def open_openvino(path: Path, device: str, threads: int | None, bf16: bool = False) -> Callable[[Tensor], Tensor]:
     """A peer's file as a function, run exactly as our own files are."""
-    _, compiled = openvino_model(path, device, threads, bf16)
-    return openvino_run(compiled)
+    return openvino_network(path, device, threads, bf16)[1]
