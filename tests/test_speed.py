@@ -14,13 +14,14 @@ from PIL import Image
 from torch import nn
 
 from cgrseg.cli.main import main
+from cgrseg.inference.runtimes import Runtime
 from cgrseg.measure import peers, rounds, speed
 from cgrseg.measure.complexity import complexity
-from cgrseg.measure.contenders import Choice, parse
+from cgrseg.measure.contenders import Choice, parse, prepare
 from cgrseg.measure.report import read_report, render, write_report
 from cgrseg.measure.roofline import Limits, least_seconds, operations
 from cgrseg.measure.stages import PHOTO_TO_LABELS, STAGES, natural_logits, sample_photo
-from cgrseg.nn import build
+from cgrseg.nn import CGRSeg, build
 from cgrseg.weights import artifact
 
 
@@ -229,6 +230,26 @@ def test_a_missing_extra_names_its_install_line(
     assert capsys.readouterr().err == (
         'cgrseg: segformer_b0 needs transformers, which is not installed: pip install "cgrseg[peers]"\n'
     )
+
+
+def test_files_of_the_same_name_are_exported_each_for_itself(tmp_path: Path) -> None:
+    exported = []
+
+    def export(model: CGRSeg, _: Runtime, folder: Path, name: str, int8: bool) -> Path:
+        exported.append((model.spec.num_classes, folder / f"{name}.xml"))
+        exported[-1][1].touch()
+        return exported[-1][1]
+
+    paths = []
+    for classes in (2, 3):
+        (tmp_path / str(classes)).mkdir()
+        path = tmp_path / str(classes) / "best.safetensors"
+        artifact.save(build("cgrseg_n", num_classes=classes), path)
+        for _ in range(2):
+            choice = Choice(str(path), "openvino")
+            paths.append(prepare(choice, tmp_path, classes=1, size=(64, 64), export=export))
+    (two, first), (three, second) = exported
+    assert (two, three) == (2, 3) and paths == [first, first, second, second] and first != second
 
 
 def test_the_sample_photo_has_the_size_that_is_asked_for() -> None:

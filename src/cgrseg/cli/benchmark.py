@@ -83,11 +83,11 @@ def _exporter(size: tuple[int, int], photo: bytes) -> Export:
     from cgrseg.deploy.export import export
     from cgrseg.deploy.quantize import quantize_unproved
 
-    def write(model: CGRSeg, runtime: Runtime, folder: Path, int8: bool) -> Path:
+    def write(model: CGRSeg, runtime: Runtime, folder: Path, name: str, int8: bool) -> Path:
         if int8:
             (folder / "photo").write_bytes(photo)
-            return quantize_unproved(model, folder / "photo", folder, name=model.spec.name, size=size)
-        (done,) = export(model, folder, name=model.spec.name, formats=[runtime], size=size, batches=(1,))
+            return quantize_unproved(model, folder / "photo", folder, name=name, size=size)
+        (done,) = export(model, folder, name=name, formats=[runtime], size=size, batches=(1,))
         return done.path
 
     return write

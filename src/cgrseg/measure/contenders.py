@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ HOWS = {
 PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}  # word of a contender -> what it computes in, where not float32
 CPU = torch.device("cpu")
 PEER_HOWS = ("eager", "compiled", "openvino")
-Export = Callable[[CGRSeg, Runtime, Path, bool], Path]  # (model, runtime, folder, int8) -> the file that was written
+Export = Callable[[CGRSeg, Runtime, Path, str, bool], Path]  # (model, runtime, folder, name, int8) -> what was written
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,9 @@ def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: E
         return weights
     runtime: Runtime = "onnx" if choice.how == "onnx" else "openvino"
     int8 = choice.precision == "int8"
-    path = folder / f"{weights.stem}{'.int8' if int8 else ''}{SUFFIXES[runtime]}"
-    return path if path.exists() else export(artifact.load(weights), runtime, folder, int8)
+    name = f"{weights.stem}-{crc32(str(weights.resolve()).encode()):08x}"  # two runs have a best.safetensors each
+    path = folder / f"{name}{'.int8' if int8 else ''}{SUFFIXES[runtime]}"
+    return path if path.exists() else export(artifact.load(weights), runtime, folder, name, int8)
 
 
 def _weights(name: str, folder: Path, classes: int) -> Path:
