@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.utils.data
 from PIL import Image
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_dead_children_stays() -> Iterator[None]:
+    """torch's DataLoader leaves one behind for the rest of the process; a later test's child would call it.
+
+    On CPUs with AMX that killed the whole process, three times at one place of the suite: Linux could not put down
+    the handler's frame ("signal_setup_done" forced SIGSEGV) on the stack that faulthandler keeps for handlers.
+    """
+    yield
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = False  # so that it comes back when needed
 
 
 @pytest.fixture(scope="session")
