@@ -21,8 +21,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 def no_handler_of_dead_children_stays() -> Iterator[None]:
     """torch's DataLoader leaves one behind for the rest of the process; a later test's child would call it.
 
-    On CPUs with AMX that killed the whole process, three times at one place of the suite: Linux could not put down
-    the handler's frame ("signal_setup_done" forced SIGSEGV) on the stack that faulthandler keeps for handlers.
+    If nncf has dropped OpenVINO cores in the order they came, that kills the process: see `openvino_core`.
     """
     yield
     if hasattr(signal, "SIGCHLD"):

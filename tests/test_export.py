@@ -170,6 +170,25 @@ def test_a_file_that_deviates_is_not_written(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there before"]
 
 
+def test_a_signal_is_handled_after_openvino_files_were_opened_and_dropped(folder: Path) -> None:
+    code = """
+import faulthandler, gc, os, signal, sys
+from cgrseg.inference.runtimes import open_exported
+
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first = open_exported(sys.argv[1], "cpu")
+second = open_exported(sys.argv[1], "cpu")
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", code, str(folder / "street.xml")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "handled\n"
+
+
 def test_what_a_killed_export_left_goes_and_what_a_living_one_writes_stays(
     folder: Path, model: CGRSeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from cgrseg.inference.photos import read_photo
-from cgrseg.inference.runtimes import METADATA_KEY
+from cgrseg.inference.runtimes import METADATA_KEY, openvino_core
 from cgrseg.preprocessing import Preprocessing, Size
 
 from .graph import quiet
@@ -68,7 +68,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
     import nncf  # type: ignore[import-untyped]
     import openvino  # type: ignore[import-untyped]
 
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     convolutions = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     names = sorted((op.get_friendly_name() for op in convolutions), key=_place)
     types = {op.get_type_name() for op in model.get_ops()}
@@ -93,7 +93,7 @@ def fix_size(source: Path, target: Path, size: Size, text: str) -> None:
     """Write an OpenVINO file that takes images of one (height, width) only, of one that takes any; `text` as above."""
     import openvino
 
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     model.reshape([-1, 3, *size])
     model.set_rt_info(text, METADATA_KEY)
     openvino.save_model(model, target, compress_to_fp16=False)

@@ -190,6 +190,19 @@ def _open_openvino(path: Path, device: str, threads: int | None, bf16: bool) -> 
     return run, text
 
 
+@cache
+def openvino_core() -> Any:
+    """The one OpenVINO core of this process.
+
+    On a CPU with AMX each core gives signal handlers a stack of its own and takes it away as it goes. Of two, if the
+    older goes first, the other leaves handlers on a stack that is no more, and the next Ctrl-C, or child that ends,
+    kills the process without a word (OpenVINO 2026.4).
+    """
+    import openvino  # type: ignore[import-untyped]
+
+    return openvino.Core()
+
+
 def openvino_network(
     path: Path, device: str = "cpu", threads: int | None = None, bf16: bool = False
 ) -> tuple[Any, Run]:
@@ -198,9 +211,7 @@ def openvino_network(
     It runs in float32 (or bfloat16) where it is not quantised. If its batch alone is free, a photo by itself has a
     network of its own: with no size left open, OpenVINO runs int8 1.2 times as fast.
     """
-    import openvino  # type: ignore[import-untyped]
-
-    core = openvino.Core()
+    core = openvino_core()
     place = "CPU" if device == "auto" else device.upper()
     if place.partition(".")[0] not in core.available_devices:
         known = ", ".join(name.lower() for name in core.available_devices)
