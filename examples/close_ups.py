@@ -61,11 +61,12 @@ def enlarge(photo: Image.Image, mask: Image.Image, random: np.random.Generator) 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A dataset with close-ups of heads beside its photos.")
     parser.add_argument("data", type=Path, help="dataset folder whose classes include hair and skin")
-    parser.add_argument("out", type=Path, help="folder for the new dataset")
+    parser.add_argument("out", type=Path, help="folder for the new dataset, not there yet")
     parser.add_argument("--each", type=int, default=2, help="close-ups of each photo (%(default)s)")
-    parser.add_argument("--only", action="store_true", help="leave the photos themselves out")
     arguments = parser.parse_args()
 
+    if arguments.out.exists():
+        parser.error(f"{arguments.out} is there already: name a new folder, or remove it")
     try:
         splits = {split: open_dataset(arguments.data, split) for split in ("train", "val", "test")}
     except (OSError, ValueError) as error:
@@ -83,9 +84,7 @@ def main() -> None:
             head = head_box(np.asarray(mask), hair, skin)
             boxes = [close_up(photo.size, head, random) for _ in range(arguments.each)] if head else []
             pairs = [enlarge(photo.crop(box), mask.crop(box), random) for box in boxes]
-            if not arguments.only:
-                pairs.append((photo, mask))
-            for number, (image, ids) in enumerate(pairs):
+            for number, (image, ids) in enumerate([*pairs, (photo, mask)]):
                 image.save(arguments.out / "images" / split / f"{stem}-{number}.jpg", quality=95)
                 ids.save(arguments.out / "masks" / split / f"{stem}-{number}.png")
     shutil.copy(arguments.data / "classes.json", arguments.out)

@@ -55,3 +55,10 @@ def test_other_data_is_refused_in_one_line(
     said = capsys.readouterr().err
     assert "no folder" in said and "no classes hair and skin, only road, car, sky" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_a_folder_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = people(tmp_path / "data")
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, data, data)
+    assert len(list(data.rglob("*.jpg"))) == 3
