@@ -2,6 +2,7 @@
 
 Weights of convolutions are quantised per output channel, their inputs per tensor, with ranges from photos. Where
 nothing stays in float, OpenVINO's sums, products and attention are quantised, too: a third of the gain in speed.
+In OpenVINO's int8 parts GELU is a hard swish: the exact one takes a fifth of such a network's time.
 """
 
 from __future__ import annotations
@@ -71,9 +72,11 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
     model = openvino_core().read_model(source)
     convolutions = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     names = sorted((op.get_friendly_name() for op in convolutions), key=_place)
+    floating = [names[index] for index in float_convolutions]
+    _harden(model, floating)
     types = {op.get_type_name() for op in model.get_ops()}
     ignored = nncf.IgnoredScope(
-        names=[names[index] for index in float_convolutions],
+        names=floating,
         types=[kind for kind in BETWEEN if kind in types] if float_convolutions else [],
     )
     nncf.set_log_level(logging.ERROR)
@@ -89,6 +92,19 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
     openvino.save_model(quantized, target, compress_to_fp16=False)
 
 
+def _harden(model: Any, floating: Sequence[str]) -> None:
+    """GELU(x) as h(SLOPE·x)/SLOPE with h(x) = x·relu6(x + 3)/6, unless it leads to one of the float convolutions."""
+    from openvino import opset13
+
+    slope = opset13.constant(np.float32(SLOPE))
+    for op in model.get_ordered_ops():
+        readers = {port.get_node().get_friendly_name() for port in op.output(0).get_target_inputs()}
+        if op.get_type_name() == "Gelu" and readers.isdisjoint(floating):
+            hard = opset13.divide(opset13.hswish(opset13.multiply(op.input_value(0), slope)), slope)
+            hard.set_friendly_name(op.get_friendly_name())
+            op.output(0).replace(hard.output(0))
+
+
 def fix_size(source: Path, target: Path, size: Size, text: str) -> None:
     """Write an OpenVINO file that takes images of one (height, width) only, of one that takes any; `text` as above."""
     import openvino
@@ -99,6 +115,7 @@ def fix_size(source: Path, target: Path, size: Size, text: str) -> None:
     openvino.save_model(model, target, compress_to_fp16=False)
 
 
+SLOPE = 1.875  # of 1.7 to 2.0 the one that changes fewest labels on CamVid's val photos, 0.84 % over a whole network
 BETWEEN = ("Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "ReduceMean", "MatMul")
 
 

@@ -159,7 +159,8 @@ class FusedAttention(nn.Module):
         attention = (scores + bias).softmax(dim=3)
         if self.talk is not None:
             attention = self.talk(attention)
-        return v.bmm(attention.flatten(0, 1).transpose(1, 2))  # B·heads dv b
+        mixed = attention.flatten(0, 1).bmm(v.transpose(1, 2))  # B·heads b dv
+        return mixed.transpose(1, 2).contiguous()  # B·heads dv b
 
 
 class FusedContextFusion(nn.Module):
