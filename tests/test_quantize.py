@@ -15,13 +15,14 @@ from PIL import Image
 
 from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
+from cgrseg.deploy import quantizers
 from cgrseg.deploy.export import WRITERS
 from cgrseg.deploy.graph import trace
 from cgrseg.deploy.quantize import find_photos, quantize
 from cgrseg.deploy.quantizers import Images, groups_of, quantize_openvino
 from cgrseg.deploy.verify import smooth_photos
 from cgrseg.inference import runtimes
-from cgrseg.inference.runtimes import find_exported, open_exported
+from cgrseg.inference.runtimes import find_exported, open_exported, openvino_core
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
@@ -138,6 +139,21 @@ def test_convolutions_of_an_int8_file_have_int8_weights(folder: Path, weights: P
     assert path.stat().st_size < 0.6 * weights.stat().st_size
 
 
+def test_openvino_has_a_hard_swish_for_each_gelu_but_those_of_float_convolutions(model: CGRSeg, tmp_path: Path) -> None:
+    WRITERS["openvino"](program_of(model), tmp_path / "a.xml", "", "tensor")
+    graph = openvino_core().read_model(tmp_path / "a.xml")
+    gelus = operations(graph, "Gelu")
+    one = next(port.get_node() for port in gelus[0].output(0).get_target_inputs())  # the convolution after it
+    quantizers._harden(graph, [one.get_friendly_name()])
+    assert operations(graph, "Gelu") == gelus[:1]
+    assert len(operations(graph, "HSwish")) == len(gelus) - 1 > 20
+    images = torch.randn(1, 3, 64, 96)
+    found = torch.tensor(openvino_core().compile_model(graph, "CPU")([images.numpy()])[0])
+    with torch.inference_mode():
+        expected = fuse(model)(images)
+    assert 0 < float((found - expected).std() / expected.std()) < 0.1  # 0 would be GELU
+
+
 def test_a_folder_of_int8_files_is_none_of_float_ones(folder: Path) -> None:
     assert find_exported(folder) is None  # int8 is never taken unasked
 
@@ -211,6 +227,11 @@ def test_a_part_that_int8_ruins_stays_in_float(
 
 def program_of(model: CGRSeg) -> Any:
     return trace(fuse(model), preprocessing=model.preprocessing)
+
+
+def operations(graph: Any, kind: str) -> list[Any]:
+    """Operations of a kind in an OpenVINO graph, in its order."""
+    return [operation for operation in graph.get_ordered_ops() if operation.get_type_name() == kind]
 
 
 def count_int8(path: Path) -> int:

@@ -98,13 +98,14 @@ class AttentionBias(nn.Module):
         prepared, total = self.prepare(keys), queries[0] * queries[1]
         if self.mode == "official":
             return self.rows(prepared, 0, total, queries, keys)
-        # By rows and columns, without dividing token numbers: a traced graph may have any grid.
+        # One axis after the other: whole rows are copied then. No token number is divided: a graph may have any grid.
         row, column = (
             (self.stride * torch.arange(q, device=prepared.device)[:, None] - torch.arange(k, device=prepared.device))
             for q, k in zip(queries, keys, strict=True)
         )
-        index = row.abs()[:, None, :, None] * keys[1] + column.abs()[None, :, None, :]  # hq wq hk wk
-        return prepared.flatten(1).index_select(1, index.flatten()).view(-1, total, keys[0] * keys[1])
+        wide = prepared.index_select(2, column.abs().flatten())  # heads hk wq·wk
+        bias = wide.index_select(1, row.abs().flatten()).view(-1, queries[0], keys[0], queries[1], keys[1])
+        return bias.transpose(2, 3).reshape(-1, total, keys[0] * keys[1])
 
     def _gather(self, table: Tensor, query: Tensor, query_columns: int, keys: Grid) -> Tensor:
         """table [heads, rows, columns], query token numbers [b] -> [heads, b, rows·columns]."""
