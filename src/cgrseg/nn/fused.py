@@ -130,10 +130,10 @@ class FusedAttention(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(q·k + bias)·v -> [B, heads·dv, hq, wq], in exact blocks of queries where the scores are large."""
         queries, keys = (query.shape[2], query.shape[3]), (key.shape[2], key.shape[3])
-        q, k, v = (self._split(x) for x in (query, key, value))  # B·heads d Nq, B·heads d Nk, B·heads dv Nk
+        q, k, v = (self._split(x) for x in (query, key, value))  # B·heads Nq d, B·heads Nk d, B·heads Nk dv
         total = queries[0] * queries[1]
         tracing = torch.compiler.is_compiling() or query.is_meta
-        step = total if tracing else efficient.queries_at_a_time(q.transpose(1, 2), k)
+        step = total if tracing else efficient.queries_at_a_time(q, k.transpose(1, 2))
         if step >= total:
             mixed = self._block(q, k, v, self.bias(queries, keys))
         else:  # a bias of this size isn't kept either
@@ -143,24 +143,31 @@ class FusedAttention(nn.Module):
             for start in range(0, total, step):
                 stop = min(start + step, total)
                 rows = bias.rows(prepared, start, stop, queries, keys)
-                parts.append(self._block(q[:, :, start:stop], k, v, rows))
-            mixed = torch.cat(parts, dim=2)
-        return mixed.view(*value.shape[:2], *queries)
+                parts.append(self._block(q[:, start:stop], k, v, rows))
+            mixed = torch.cat(parts, dim=1)
+        mixed = mixed.view(query.shape[0], self.heads, total, -1).transpose(1, 2)  # B Nq heads dv
+        mixed = mixed.reshape(query.shape[0], *queries, -1).permute(0, 3, 1, 2)
+        # Channels-last strides tie a graph that is traced to batches of more than one.
+        return mixed.clone(memory_format=torch.contiguous_format) if tracing else mixed
 
     def _split(self, x: Tensor) -> Tensor:
-        """[B, heads·d, h, w] -> [B·heads, d, h·w]. Matrices of three axes: a graph of `@` would copy those of four."""
-        return x.reshape(x.shape[0] * self.heads, x.shape[1] // self.heads, x.shape[2] * x.shape[3])
+        """[B, heads·d, h, w] -> [B·heads, h·w, d]: a copy of whole rows where images are channels-last.
+
+        Matrices of three axes: a graph of `@` would copy those of four.
+        """
+        batch, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(batch, height * width, self.heads, channels // self.heads)
+        return rows.transpose(1, 2).flatten(0, 1)
 
     def _block(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """q [B·heads, d, b], k, v, bias [heads, b, Nk] -> [B·heads, dv, b]."""
-        scores = q.transpose(1, 2).bmm(k).view(-1, *bias.shape)  # B heads b Nk
+        """q [B·heads, b, d], k, v [B·heads, Nk, d or dv], bias [heads, b, Nk] -> [B·heads, b, dv]."""
+        scores = q.bmm(k.transpose(1, 2)).view(-1, *bias.shape)  # B heads b Nk
         if self.mix is not None:
             scores = self.mix(scores)
         attention = (scores + bias).softmax(dim=3)
         if self.talk is not None:
             attention = self.talk(attention)
-        mixed = attention.flatten(0, 1).bmm(v.transpose(1, 2))  # B·heads b dv
-        return mixed.transpose(1, 2).contiguous()  # B·heads dv b
+        return attention.flatten(0, 1).bmm(v)
 
 
 class FusedContextFusion(nn.Module):
