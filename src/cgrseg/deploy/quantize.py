@@ -95,7 +95,8 @@ def quantize(
     """Write a model as int8 files, NAME.int8.onnx, NAME.int8.xml and .bin, with a report beside each, .json.
 
     Each part of the model (encoder stages, context, reconstruction, head) is quantised alone first and compared
-    with PyTorch; those that change more than MAY_CHANGE of the labels stay in float. All files appear, or none.
+    with PyTorch; those that change more than MAY_CHANGE of the labels stay in float. In OpenVINO's int8 parts a hard
+    swish stands in for GELU. All files appear, or none.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
