@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config as inductor
+from torch._inductor import cpp_builder
 from torch.nn import functional as F
 
 from cgrseg.cli.main import main
@@ -35,8 +38,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 NAMES = ("sky", "road", "tree", "car", "person")
-# Odd before several halvings, one token in stage 4, larger and smaller than what was traced.
-SIZES = ((64, 96), (33, 47), (131, 100), (96, 96), (160, 65))
+# Odd before several halvings, one token or one row of them in stage 4, larger and smaller than what was traced.
+SIZES = ((64, 96), (33, 47), (131, 100), (32, 32), (160, 65), (32, 96), (160, 32))
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 RUNTIMES = tuple(SUFFIX)
 
@@ -67,10 +70,12 @@ def folder(model: CGRSeg, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def picture_file(model: CGRSeg, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of three with pictures as inputs; each was compared at every size, in batches of one and three."""
     folder = tmp_path_factory.mktemp("pictures")
-    sizes = ((64, 96), (65, 47), (20, 110))
-    (written,) = export(model, folder, name="street", formats=["onnx"], io="image", sizes=sizes)
-    return written.path
+    sizes = ((65, 47), (20, 110), (32, 32))
+    written = export(model, folder, name="street", io="image", sizes=sizes)
+    assert [item.path.name for item in written] == ["street.image.onnx", "street.image.xml", "street.image.pt2"]
+    return written[0].path
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -284,6 +289,45 @@ def test_the_command_writes_and_prints_the_proof(
     monkeypatch.setattr(runtimes, "installed", lambda name: name != "openvino")
     assert main([*flags, "--format", "openvino"]) == 2
     assert 'pip install "cgrseg[openvino]"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_package_of_machine_code_is_the_model_at_its_size(
+    model: CGRSeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact.save(model, tmp_path / "street.safetensors")
+    flags = ["export", "--weights", str(tmp_path / "street.safetensors"), "--out", str(tmp_path / "out")]
+    assert main([*flags, "--format", "aoti", "--size", "64x96"]) == 0
+    path = tmp_path / "out" / "street.aoti.pt2"
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
+    segmenter = Segmenter(path)
+    assert segmenter.runtime == "torch" and segmenter.labels.names == NAMES
+    photo = smooth_photos(1, (64, 96))[0]
+    ours, theirs = segmenter(photo), Segmenter(model)(photo)
+    np.testing.assert_allclose(ours.confidence(), theirs.confidence(), atol=1e-4)
+    images = torch.randn(2, 3, 64, 96)
+    last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(segmenter.model(last), segmenter.model(images), atol=0, rtol=0)
+    with pytest.raises(ValueError, match=r"takes 64x96 pixels only, not 80x96"):
+        segmenter.model(torch.zeros(1, 3, 80, 96))
+    assert find_exported(path.parent) is None, "a folder never means machine code"
+    (tmp_path / "renamed.pt2").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"holds data/aotinductor/.* which `cgrseg export` doesn't write there"):
+        Segmenter(tmp_path / "renamed.pt2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "Z80")
+    with pytest.raises(ValueError, match=r"compiled for a processor with \w+, not Z80\): export it again"):
+        Segmenter(path)
+
+
+def test_a_package_needs_a_size_and_a_compiler(model: CGRSeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="format aoti takes images of one size: give --size HEIGHTxWIDTH"):
+        export(model, tmp_path, formats=["aoti"])
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    cpp_builder.cpp_compiler_search.cache_clear()
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler: install g\+\+"):
+        export(model, tmp_path, formats=["aoti"], size=(64, 96))
+    cpp_builder.cpp_compiler_search.cache_clear()
 
 
 # What graphs of dynamic size got wrong, each in the form in which it is traced.

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cgrseg.inference.runtimes import Runtime
-    from cgrseg.measure.contenders import Export
+    from cgrseg.measure.contenders import Export, Target
     from cgrseg.nn import CGRSeg
 
 
@@ -83,7 +82,7 @@ def _exporter(size: tuple[int, int], photo: bytes) -> Export:
     from cgrseg.deploy.export import export
     from cgrseg.deploy.quantize import quantize_unproved
 
-    def write(model: CGRSeg, runtime: Runtime, folder: Path, name: str, int8: bool) -> Path:
+    def write(model: CGRSeg, runtime: Target, folder: Path, name: str, int8: bool) -> Path:
         if int8:
             (folder / "photo").write_bytes(photo)
             return quantize_unproved(model, folder / "photo", folder, name=name, size=size)

@@ -14,7 +14,7 @@ def export(
     *,
     weights: str,
     out: str,
-    format: Literal["onnx", "openvino", "torch", "all"] = "all",
+    format: Literal["onnx", "openvino", "torch", "aoti", "all"] = "all",
     io: Literal["tensor", "image"] = "tensor",
     size: str | None = None,
     int8: bool = False,

@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.export import ExportedProgram
 
-from cgrseg.inference.runtimes import EXTRA_FILE, METADATA_KEY, SUFFIXES, Runtime, require
+from cgrseg.inference.programs import EXTRA_FILE, PACKAGE
+from cgrseg.inference.runtimes import METADATA_KEY, SUFFIXES, require
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fuse import fuse
 from cgrseg.preprocessing import Size
@@ -23,7 +24,9 @@ from .together import together
 from .verify import BATCHES, SIZES, Check, verify
 
 OPSET = 20  # the first with a Gelu of its own: five operations before, which ONNX Runtime did not join
-FORMATS: tuple[Runtime, ...] = ("onnx", "openvino", "torch")
+Format = Literal["onnx", "openvino", "torch", "aoti"]
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")  # what is written unless asked otherwise
+ENDINGS: dict[Any, str] = {**SUFFIXES, "aoti": PACKAGE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     name: str = "model",
-    formats: Sequence[Runtime] = FORMATS,
+    formats: Sequence[Format] = FORMATS,
     io: Io = "tensor",
     size: Size | None = None,
     sizes: Sequence[Size] = SIZES,
@@ -47,26 +50,30 @@ def export(
 ) -> list[Export]:
     """Write a model for other runtimes, once each file has been compared with PyTorch in its own runtime.
 
-    For NAME it writes NAME.onnx, NAME.xml with NAME.bin (OpenVINO) and NAME.pt2 (torch.export), with classes,
-    preprocessing and card inside, or NAME.image.* with pictures as inputs; and a report beside each, .json.
-    Either all files of the call appear, or none.
+    For NAME it writes NAME.onnx, NAME.xml with NAME.bin (OpenVINO), NAME.pt2 (torch.export) and NAME.aoti.pt2
+    (machine code for this CPU, by AOTInductor), with classes, preprocessing and card inside, or NAME.image.* with
+    pictures as inputs; and a report beside each, .json. Either all files of the call appear, or none.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
         out: folder; it is made if need be.
-        formats: of "onnx" (opset 20), "openvino", "torch".
+        formats: of "onnx" (opset 20), "openvino", "torch" and, with a `size`, "aoti".
         io: "tensor": normalised images -> stride-8 logits; "image": uint8 [B, H, W, 3] -> label map [B, H, W].
         size: the only (height, width) that the files take; None for any.
         sizes, batches: what is compared; of sizes only `size`, if that is given.
 
     Raises:
-        ValueError: a runtime is missing, a size is needed (bias mode "official"), or a file deviates.
+        ValueError: a runtime or a compiler is missing, a size is needed (bias mode "official", "aoti"), or a file
+            deviates.
         OSError: the folder can't be written to.
     """
     for kind in formats:
-        if kind not in FORMATS:
-            raise ValueError(f"no format is called {kind!r}: choose from {', '.join(FORMATS)}")
-        require(kind)
+        if kind not in WRITERS:
+            raise ValueError(f"no format is called {kind!r}: choose from {', '.join(WRITERS)}")
+        if kind == "aoti":
+            _require_compiler(size)
+        else:
+            require(kind)
     if "onnx" in formats:
         require_exporter()
     description = describe_model(model)
@@ -76,7 +83,7 @@ def export(
     program = trace(network, io=io, preprocessing=description.preprocessing, size=size)
     stem = f"{name}.image" if io == "image" else name
     with together(Path(out)) as aside:
-        paths = [aside / f"{stem}{SUFFIXES[kind]}" for kind in formats]
+        paths = [aside / f"{stem}{ENDINGS[kind]}" for kind in formats]
         for kind, path in zip(formats, paths, strict=True):
             WRITERS[kind](program, path, text, io)
         checks = verify(paths, model, io=io, sizes=[size] if size else sizes, batches=batches)
@@ -117,7 +124,33 @@ def _write_torch(program: ExportedProgram, path: Path, text: str, io: Io) -> Non
         torch.export.save(program, path, extra_files={EXTRA_FILE: text})
 
 
-WRITERS: dict[str, Any] = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
+def _write_aoti(program: ExportedProgram, path: Path, text: str, io: Io) -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    metadata = {EXTRA_FILE: text, "capability": capability}
+    with quiet():
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=os.fspath(path), inductor_configs={"aot_inductor.metadata": metadata}
+        )
+
+
+WRITERS: dict[str, Any] = {
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "torch": _write_torch,
+    "aoti": _write_aoti,
+}
+
+
+def _require_compiler(size: Size | None) -> None:
+    """Raise ValueError with the cure where machine code can't be made: it needs a C++ compiler and one size."""
+    from torch._inductor import cpp_builder, exc
+
+    if size is None:
+        raise ValueError("format aoti takes images of one size: give --size HEIGHTxWIDTH")
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise ValueError("format aoti needs a C++ compiler: install g++, or name one in CXX") from error
 
 
 def require_exporter() -> None:

@@ -39,7 +39,8 @@ class PictureNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None])
 
     def forward(self, photos: Tensor) -> Tensor:
-        images = (photos.permute(0, 3, 1, 2).float() - self.mean) / self.std  # B 3 H W
+        # Contiguous, or torch.export traces channels last and ties the graph to more than one photo.
+        images = (photos.permute(0, 3, 1, 2).contiguous().float() - self.mean) / self.std  # B 3 H W
         height, width, multiple = photos.shape[1], photos.shape[2], self.multiple
         below = (height + multiple - 1) // multiple * multiple - height
         right = (width + multiple - 1) // multiple * multiple - width

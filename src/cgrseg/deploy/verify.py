@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from cgrseg.inference.programs import PACKAGE, open_package, read_program
 from cgrseg.inference.runtimes import onnx_session, open_exported, openvino_network
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Size
@@ -144,7 +145,8 @@ def open_picture_file(path: Path) -> Callable[[np.ndarray[Any, Any]], np.ndarray
     if path.suffix == ".xml":
         run = openvino_network(path)[1]
         return lambda photos: run(torch.from_numpy(photos)).numpy()
-    network = torch.export.load(path).module()
+    package = path.name.endswith(PACKAGE)
+    network = open_package(path)[0] if package else read_program(path)[0].module(check_guards=False)
     return lambda photos: np.asarray(network(torch.from_numpy(photos)))
 
 

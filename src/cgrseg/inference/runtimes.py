@@ -18,9 +18,10 @@ from cgrseg.nn.model import check_images
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import Description
 
+from .programs import PACKAGE, open_package, read_program
+
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 SUFFIXES: dict[Runtime, str] = {"openvino": ".xml", "onnx": ".onnx", "torch": ".pt2"}  # the fastest on a CPU first
-EXTRA_FILE = "cgrseg.json"  # inside a .pt2
 METADATA_KEY = "cgrseg"  # inside .onnx and .xml
 Run = Callable[[Tensor], Tensor]
 
@@ -73,7 +74,7 @@ def find_exported(path: str | os.PathLike[str], runtime: Runtime = "auto") -> Pa
             found = [
                 file
                 for file in sorted(path.glob(f"*{SUFFIXES[name]}"))
-                if not file.stem.endswith((".image", ".int8")) and not file.name.startswith(".")
+                if not file.stem.endswith((".image", ".int8", Path(PACKAGE).stem)) and not file.name.startswith(".")
             ]
             if len(found) > 1:
                 raise ValueError(f"{path} holds {len(found)} {SUFFIXES[name]} files: name one, such as {found[0]}")
@@ -245,25 +246,33 @@ def openvino_network(
 
 
 def _open_torch(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
-    from torch.export.passes import move_to_device_pass
-
+    package = path.name.endswith(PACKAGE)
     place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():
         raise _Wrong(f"runtime torch has no device {device!r} here: use cpu")
-    extra = {EXTRA_FILE: ""}
-    program = torch.export.load(path, extra_files=extra)
-    if place.type != "cpu":
-        program = move_to_device_pass(program, place)
-    network = program.module()
+    if package and place.type != "cpu":
+        if device != "auto":
+            raise _Wrong(f"{path} is compiled for the CPU: use cpu, or the .pt2 of --format torch")
+        place = torch.device("cpu")
     if threads is not None:
         torch.set_num_threads(threads)
+    network, text = open_package(path) if package else _open_program(path, place)
 
     def run(images: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = network(images.to(place))
+            logits: Tensor = network(images.to(place).contiguous())
         return logits
 
-    return run, extra[EXTRA_FILE]
+    return run, text
+
+
+def _open_program(path: Path, place: torch.device) -> tuple[Run, str]:
+    from torch.export.passes import move_to_device_pass
+
+    program, text = read_program(path)
+    if place.type != "cpu":
+        program = move_to_device_pass(program, place)
+    return program.module(check_guards=False), text
 
 
 def _array(images: Tensor) -> np.ndarray[Any, Any]:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
-from cgrseg.inference.runtimes import SUFFIXES, Runtime, open_exported, require
+from cgrseg.inference.runtimes import SUFFIXES, open_exported, require
 from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
 from cgrseg.nn.fuse import fuse
 from cgrseg.preprocessing import Size
@@ -35,7 +36,8 @@ HOWS = {
 PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}  # word of a contender -> what it computes in, where not float32
 CPU = torch.device("cpu")
 PEER_HOWS = ("eager", "compiled", "openvino")
-Export = Callable[[CGRSeg, Runtime, Path, str, bool], Path]  # (model, runtime, folder, name, int8) -> what was written
+Target = Literal["onnx", "openvino"]
+Export = Callable[[CGRSeg, Target, Path, str, bool], Path]  # (model, runtime, folder, name, int8) -> what was written
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: E
     weights = _weights(choice.name, folder, classes)
     if choice.how not in ("onnx", "openvino"):
         return weights
-    runtime: Runtime = "onnx" if choice.how == "onnx" else "openvino"
+    runtime: Target = "onnx" if choice.how == "onnx" else "openvino"
     int8 = choice.precision == "int8"
     name = f"{weights.stem}-{crc32(str(weights.resolve()).encode()):08x}"  # two runs have a best.safetensors each
     path = folder / f"{name}{'.int8' if int8 else ''}{SUFFIXES[runtime]}"

@@ -120,7 +120,7 @@ class AttentionBias(nn.Module):
 def _bilinear_weights(source: int, target: int, like: Tensor) -> Tensor:
     """[target, source]: row i reads the place i·(source-1)/(target-1) between its two neighbours."""
     place = torch.arange(target, dtype=like.dtype, device=like.device) * (source - 1)
-    last = torch.arange(target, dtype=like.dtype, device=like.device)[-1:].clamp(min=1)
+    last = torch.arange(target, dtype=like.dtype, device=like.device).amax(0, keepdim=True).clamp(min=1)
     distance = (place / last)[:, None] - torch.arange(source, dtype=like.dtype, device=like.device)
     return (1 - distance.abs()).clamp(min=0)
 
