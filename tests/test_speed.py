@@ -80,6 +80,7 @@ def test_the_limit_is_taken_operation_by_operation() -> None:
         ("maskformer_swin_t", "41.8", "50.9"),  # 42 and 55
         ("mask2former_swin_t", "47.4", "69.5"),  # 47 and 74
         ("deeplabv3plus_mobilenet_v2", "4.4", "6.6"),
+        ("deeplabv3plus_mobilenet_v2_d8", "15.1", "69.1"),  # 15.4 and 69.4, a head for training included
         ("deeplabv3plus_r101", "45.7", "56.6"),
     ],
 )

@@ -28,10 +28,11 @@ def benchmark(
 
     A contender is NAME or NAME:HOW. NAME is a variant (cgrseg_t, segnext_t, …; random weights), a weights file, an
     exported file (.onnx, .xml, .pt2) or a peer (segformer_b0, segformer_b1, segformer_b2, maskformer_swin_t,
-    mask2former_swin_t, deeplabv3plus_mobilenet_v2, deeplabv3plus_r101; they need the extra "peers"). HOW is
-    channels_last (what a Segmenter does; the default), fused, eager, naive (unfused in official bias mode; upsampling,
-    softmax and argmax), compiled, onnx or openvino; peers run as eager, compiled or openvino. :bf16 behind it computes
-    in bfloat16, openvino:int8 in 8 bits. Prints tables, and writes benchmark.json and benchmark.png.
+    mask2former_swin_t, deeplabv3plus_mobilenet_v2, deeplabv3plus_mobilenet_v2_d8, deeplabv3plus_r101; they need the
+    extra "peers"). HOW is channels_last (what a Segmenter does; the default), fused, eager, naive (unfused in official
+    bias mode; upsampling, softmax and argmax), compiled, onnx or openvino; peers run as eager, compiled or openvino.
+    :bf16 behind it computes in bfloat16, openvino:int8 in 8 bits. Prints tables, and writes benchmark.json and
+    benchmark.png.
 
     Args:
         contender: what the others are compared with

@@ -25,7 +25,8 @@ def export(
     NAME.onnx, NAME.xml with NAME.bin (OpenVINO) and NAME.pt2 (torch.export) take any batch, height and width;
     classes, colours and preprocessing are inside, so `cgrseg predict --weights NAME.onnx` works. The comparison,
     at five sizes and two batches in each file's own runtime, is printed and saved beside the file. If a file
-    deviates, nothing is written and the exit code is 2.
+    deviates, nothing is written and the exit code is 2. NAME.aoti.pt2, of --format aoti alone, is machine code for
+    this kind of CPU and one --size; making it needs a C++ compiler.
 
     With --int8 they are NAME.int8.onnx and NAME.int8.xml with its .bin, smaller and faster and nearly equal: about
     100 photos of --data give the ranges of the numbers, parts of the model that would change the labels too much
@@ -34,11 +35,11 @@ def export(
     Args:
         weights: a weights file, or the name of weights that come with cgrseg
         out: folder for the files
-        format: onnx, openvino, torch or all
+        format: onnx, openvino, torch, all (these three) or aoti
         io: tensor (normalised image in, logits at an eighth of the size out) or image (uint8 photos in, label
             maps out, for callers without cgrseg; the photo is not resized); the latter are NAME.image.*
-        size: the only HEIGHTxWIDTH that the files shall take: faster in OpenVINO, and needed by weights in bias
-            mode official
+        size: the only HEIGHTxWIDTH that the files shall take: faster in OpenVINO, needed by aoti and by weights in
+            bias mode official
         int8: write 8-bit files instead (onnx and openvino)
         data: with --int8: a dataset's folder (its training photos are used) or a folder of photos, at least 8
     """
@@ -86,8 +87,8 @@ def _refuse_mixed(format: str, io: str, size: str | None, int8: bool, data: Path
         return
     if data is None:
         raise ValueError("--int8 is calibrated on photos: add --data FOLDER")
-    if format == "torch":
-        raise ValueError("--int8 makes onnx and openvino files, not torch: leave out --format torch")
+    if format in ("torch", "aoti"):
+        raise ValueError(f"--int8 makes onnx and openvino files, not {format}: leave out --format {format}")
     if io == "image":
         raise ValueError("--int8 makes files of --io tensor only: leave out --io image")
     if size is not None and format != "openvino":

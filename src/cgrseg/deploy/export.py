@@ -13,13 +13,14 @@ import torch
 from torch.export import ExportedProgram
 
 from cgrseg.inference.programs import EXTRA_FILE, PACKAGE
+from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import METADATA_KEY, SUFFIXES, require
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fuse import fuse
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import describe_model
 
-from .graph import Io, quiet, trace
+from .graph import Io, trace
 from .together import together
 from .verify import BATCHES, SIZES, Check, verify
 

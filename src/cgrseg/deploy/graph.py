@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic
 from torch.nn import functional as F
 
-from cgrseg.measure.quiet import quiet as quiet
+from cgrseg.inference.quiet import quiet
 from cgrseg.nn.fuse import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing, Size
 

@@ -20,10 +20,9 @@ from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from cgrseg.inference.photos import read_photo
+from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import METADATA_KEY, openvino_core
 from cgrseg.preprocessing import Preprocessing, Size
-
-from .graph import quiet
 
 # Of the hard swish; between 1.85 and 1.9, which in place of all GELUs change fewest labels of nine CamVid val photos.
 SLOPE = 1.875

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+
+from .quiet import quiet
 
 EXTRA_FILE = "cgrseg.json"  # inside a .pt2: what the file says of its model
 PACKAGE = ".aoti.pt2"  # how the names of packages end
@@ -48,7 +51,7 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
     from torch.export.pt2_archive import PT2ArchiveReader
     from torch.export.pt2_archive._package import load_pt2  # torch.export.load would try older formats, all pickles
 
-    with PT2ArchiveReader(str(path)) as archive:
+    with PT2ArchiveReader(os.fspath(path)) as archive:
         names = archive.get_file_names()
         for name in names:
             if name not in (_SAMPLE, _GRAPH, *_TABLES) and not _RECORD.fullmatch(name):
@@ -62,7 +65,7 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
         except pickle.UnpicklingError as error:
             raise ValueError(f"{_SAMPLE} is a pickle of more than tensors") from error
         _inspect(json.loads(archive.read_bytes(_GRAPH)))
-    contents = load_pt2(str(path))
+    contents = load_pt2(os.fspath(path))
     return contents.exported_programs["model"], contents.extra_files.get(EXTRA_FILE, "")
 
 
@@ -101,8 +104,9 @@ def open_package(path: Path) -> tuple[Callable[[Tensor], Any], str]:
         RuntimeError: torch can't load it.
     """
     loader: Any = torch._C._aoti.AOTIModelPackageLoader
-    metadata = loader.load_metadata_from_package(str(path), "model")
+    metadata = loader.load_metadata_from_package(os.fspath(path), "model")
     needed, here = metadata.get("capability"), torch.backends.cpu.get_cpu_capability()
     if needed not in (here, None):
         raise ValueError(f"it was compiled for a processor with {needed}, not {here}")
-    return torch._inductor.aoti_load_package(path), metadata.get(EXTRA_FILE, "")
+    with quiet():
+        return torch._inductor.aoti_load_package(path), metadata.get(EXTRA_FILE, "")

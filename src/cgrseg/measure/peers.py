@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import openvino_network
 from cgrseg.preprocessing import Size
-
-from .quiet import quiet
 
 SEGFORMER = {  # depths, widths, decoder's width
     "b0": ([2, 2, 2, 2], [32, 64, 160, 256], 256),
@@ -117,8 +116,37 @@ def _mask_scores(network: Any, images: Tensor) -> Tensor:
 def _deeplab(encoder: str, num_classes: int) -> Peer:
     import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
 
-    model = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=num_classes)
-    model.segmentation_head[1] = nn.Identity()  # its upsampling to full size: the label map does that
+    return _without_upsampling(smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=num_classes))
+
+
+def _deeplab_d8(num_classes: int) -> Peer:
+    """DeepLabV3+ with MobileNetV2 as Table 1 counts it: features at stride 8, a decoder of 512 channels.
+
+    Against the library's own: no 1280 channels at the end of the encoder, a 3x3 convolution after the pyramid, and
+    both separable convolutions after its features were joined with those at stride 4.
+    """
+    import segmentation_models_pytorch as smp
+    from segmentation_models_pytorch.decoders.deeplabv3.decoder import (  # type: ignore[import-untyped]
+        DeepLabV3PlusDecoder,
+    )
+
+    sizes: dict[str, Any] = {"atrous_rates": (12, 24, 36), "output_stride": 8}
+    model = smp.DeepLabV3Plus(
+        "mobilenet_v2", encoder_weights=None, classes=num_classes, encoder_output_stride=8, decoder_channels=512
+    )
+    channels = (*model.encoder.out_channels[:-1], 320)
+    model.encoder.features[-1] = nn.Identity()
+    decoder = DeepLabV3PlusDecoder(channels, 5, 512, aspp_separable=True, aspp_dropout=0.1, **sizes)
+    pyramid, *separable = decoder.aspp
+    pyramid.project[0] = nn.Conv2d(5 * 512, 512, 3, padding=1, bias=False)
+    decoder.aspp = nn.Sequential(pyramid)
+    decoder.block2.extend(separable)
+    model.decoder = decoder
+    return _without_upsampling(model)
+
+
+def _without_upsampling(model: Any) -> Peer:
+    model.segmentation_head[1] = nn.Identity()  # to full size: the label map does that
     return Peer(model, lambda network, images: network(images))
 
 
@@ -129,6 +157,7 @@ PEERS: dict[str, Callable[[int], Peer]] = {
     "maskformer_swin_t": _maskformer,
     "mask2former_swin_t": _mask2former,
     "deeplabv3plus_mobilenet_v2": partial(_deeplab, "mobilenet_v2"),
+    "deeplabv3plus_mobilenet_v2_d8": _deeplab_d8,
     "deeplabv3plus_r101": partial(_deeplab, "resnet101"),
 }
 
