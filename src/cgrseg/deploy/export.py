@@ -126,12 +126,13 @@ def _write_torch(program: ExportedProgram, path: Path, text: str, io: Io) -> Non
 
 
 def _write_aoti(program: ExportedProgram, path: Path, text: str, io: Io) -> None:
-    capability = torch.backends.cpu.get_cpu_capability()
-    metadata = {EXTRA_FILE: text, "capability": capability}
+    settings = {
+        "aot_inductor.metadata": {EXTRA_FILE: text, "capability": torch.backends.cpu.get_cpu_capability()},
+        "aot_inductor.precompile_headers": False,  # which costs more than one compilation saves
+        "cpp_cache_precompile_headers": False,
+    }
     with quiet():
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=os.fspath(path), inductor_configs={"aot_inductor.metadata": metadata}
-        )
+        torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=settings)
 
 
 WRITERS: dict[str, Any] = {
