@@ -118,11 +118,24 @@ def malice(kind: str, marker: Path) -> dict[str, Callable[[bytes], bytes]]:
         "second program": {"models/other.json": lambda content: content},
         "formula": {GRAPH: put("expr_str", code)},
         "function": {GRAPH: put("target", "torch.hub.load")},
+        "file": {GRAPH: put("target", "torch.ops.aten.from_file.default")},
+        "text": {GRAPH: put("target", "torch.ops.aten.chr.default")},
+        "unchecked memory": {GRAPH: put("target", "torch.ops.aten._convert_indices_from_csr_to_coo.default")},
         "operator": {GRAPH: put("target", "_operator.methodcaller")},
         "name": {GRAPH: put("name", f"x): {code} #")},
         "string": {GRAPH: put("arg", {"as_string": "photo.png"})},
+        "string for a number": {GRAPH: put("arg", {"as_int": "photo.png"})},
+        "strings for numbers": {GRAPH: put("arg", {"as_ints": [1, "photo.png"]})},
+        "graph in an argument": {GRAPH: put("arg", {"as_string_to_argument": {"metadata": {"expr_str": code}}})},
+        "formula of a tensor called metadata": {GRAPH: edit(lambda table: rename(table, code))},
         "container": {GRAPH: put("in_spec", spec)},
     }[kind]
+
+
+def rename(table: dict[str, Any], code: str) -> None:
+    tensors = table["graph_module"]["graph"]["tensor_values"]
+    tensors["metadata"] = tensors.pop(next(iter(tensors)))
+    tensors["metadata"]["sizes"][0] = {"as_expr": {"expr_str": code}}
 
 
 KINDS = (
@@ -135,9 +148,16 @@ KINDS = (
     "second program",
     "formula",
     "function",
+    "file",
+    "text",
+    "unchecked memory",
     "operator",
     "name",
     "string",
+    "string for a number",
+    "strings for numbers",
+    "graph in an argument",
+    "formula of a tensor called metadata",
     "container",
 )
 

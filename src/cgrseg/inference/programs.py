@@ -28,14 +28,35 @@ PACKAGE = ".aoti.pt2"  # how the names of packages end
 _SAMPLE, _GRAPH = "data/sample_inputs/model.pt", "models/model.json"
 _TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _RECORD = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+|(?!data/|models/).*")
+# The operations that our networks and the encoders of timm are made of. Of all of aten, some open files, and some
+# trust their arguments with the memory.
+_OPERATIONS = (
+    "__and__|_assert_tensor_metadata|abs|adaptive_avg_pool2d|add|addmm|amax|amin|arange|argmax|avg_pool2d|"
+    "baddbmm|batch_norm|bmm|cat|chunk|clamp|clamp_min|clone|constant_pad_nd|contiguous|conv2d|detach|div|dropout|"
+    "eq|exp|expand|expand_as|feature_dropout|flatten|flip|floor_divide|full|ge|gelu|group_norm|gt|hardsigmoid|"
+    "hardswish|index_select|layer_norm|le|leaky_relu|lift_fresh_copy|linalg_vector_norm|linear|lt|matmul|"
+    "max_pool2d|maximum|mean|minimum|mm|mul|narrow|ne|neg|numpy_T|ones|ones_like|pad|permute|pow|relu|relu6|"
+    "relu_|remainder|repeat|reshape|roll|rsqrt|rsub|scaled_dot_product_attention|select|sigmoid|silu|slice|"
+    "softmax|split|split_with_sizes|sqrt|squeeze|stack|sub|sum|sym_size|t|tanh|to|transpose|type_as|unbind|"
+    "unflatten|unsqueeze|upsample_bicubic2d|upsample_bilinear2d|upsample_nearest2d|var|view|where|zeros|"
+    "zeros_like"
+)
 _WORDS = {  # a string below this key may be ...
-    "target": r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_\w+|_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|ge|gt|le|lt)",
-    "expr_str": r"((Add|Mul|Pow|FloorDiv|Mod|PythonMod|Max|Min|CeilToInt|Rational|Integer|Symbol|integer|positive|"
-    r"nonnegative|True|False|[a-z]+\d+)\b|[\d (),='-])*",
+    "target": rf"torch\.ops\.aten\.({_OPERATIONS})\.(?!_)\w+|"
+    r"torch\.sym_(max|min|int|float|not|ite)|_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|ge|gt|le|lt)",
+    "expr_str": r"((Add|Mul|Pow|FloorDiv|Mod|PythonMod|Max|Min|Rational|Integer|Symbol|integer|positive|nonnegative|"
+    r"True|False|[su]\d+)\b|[\d (),='-])*",
     "": r"[\w.]*",  # anywhere else
 }
-_FREE = ("metadata", "guards_code", "torch_version", "schema_version")  # neither resolved nor evaluated, as we load
-_REFUSED = ("as_string", "as_strings", "as_operator", "as_graph", "as_custom_obj")
+# What an argument may be, and of what type: torch takes a text for a number, and hands it on.
+_ARGUMENTS: dict[str, Any] = {
+    **dict.fromkeys(("as_int", "as_ints", "as_scalar_type", "as_memory_format", "as_layout"), int),
+    **dict.fromkeys(("as_bool", "as_bools", "as_none"), bool),
+    **dict.fromkeys(("as_float", "as_floats"), (int, float)),
+    **dict.fromkeys(("as_tensor", "as_tensors", "as_device", "as_expr"), dict),
+    **dict.fromkeys(("as_sym_int", "as_sym_ints", "as_sym_bool", "as_sym_float"), dict),
+    "as_name": str,
+}
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -51,9 +72,9 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
     from torch.export.pt2_archive import PT2ArchiveReader
     from torch.export.pt2_archive._package import load_pt2  # torch.export.load would try older formats, all pickles
 
-    with PT2ArchiveReader(os.fspath(path)) as archive:
-        names = archive.get_file_names()
-        for name in names:
+    content = path.read_bytes()  # once: what is loaded is what was looked at
+    with PT2ArchiveReader(io.BytesIO(content)) as archive:
+        for name in archive.get_file_names():
             if name not in (_SAMPLE, _GRAPH, *_TABLES) and not _RECORD.fullmatch(name):
                 raise ValueError(f"it holds {name}, which `cgrseg export` doesn't write there")
         for name in _TABLES:
@@ -64,8 +85,13 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
             torch.load(io.BytesIO(archive.read_bytes(_SAMPLE)), weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(f"{_SAMPLE} is a pickle of more than tensors") from error
-        _inspect(json.loads(archive.read_bytes(_GRAPH)))
-    contents = load_pt2(os.fspath(path))
+        program = json.loads(archive.read_bytes(_GRAPH))
+    for unused in ("guards_code", "torch_version"):  # the one is never evaluated, the other is only compared
+        program.pop(unused, None)
+    for part in (program["graph_module"], *program["graph_module"]["graph"]["nodes"]):
+        part.pop("metadata", None)  # where in the sources it came from: nothing but names
+    _inspect(program)
+    contents = load_pt2(io.BytesIO(content))
     return contents.exported_programs["model"], contents.extra_files.get(EXTRA_FILE, "")
 
 
@@ -73,17 +99,21 @@ def _inspect(part: Any, key: str = "") -> None:
     """Raise ValueError where a program's JSON, below `key`, has anything but arithmetic and operations of aten."""
     if isinstance(part, dict):
         for name, value in part.items():
-            if name in _REFUSED and value is not None:
-                raise ValueError(f"its program has {name}")
+            if name.startswith("as_"):
+                kind = _ARGUMENTS.get(name)
+                if kind is None or not all(
+                    isinstance(one, kind) for one in (value if isinstance(value, list) else [value])
+                ):
+                    raise ValueError(f"its program has {name} of {str(value)[:60]!r}")
             if name in ("in_spec", "out_spec"):
                 _inspect_spec(json.loads(value))
-            elif name not in _FREE:
+            else:
                 _inspect(name)
                 _inspect(value, name)
     elif isinstance(part, list):
         for value in part:
             _inspect(value, key)
-    elif isinstance(part, str) and not re.fullmatch(_WORDS.get(key, _WORDS[""]), part):
+    elif isinstance(part, str) and not re.fullmatch(_WORDS.get(key, _WORDS[""]), part, re.ASCII):
         raise ValueError(f"its program says {part[:60]!r}")
 
 
