@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from cgrseg.deploy.export import WRITERS
+from cgrseg.deploy.graph import trace
 from cgrseg.inference.programs import EXTRA_FILE, read_program
 from cgrseg.inference.runtimes import open_exported
+from cgrseg.nn import build
+from cgrseg.nn.fuse import fuse
+from cgrseg.preprocessing import Preprocessing
 
 GRAPH, SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 WEIGHTS = "data/weights/model_weights_config.json"
@@ -102,6 +107,14 @@ def test_a_program_of_ours_is_read_and_runs_at_other_sizes(program: Path, tmp_pa
         exported, text = read_program(path)
         assert text == "ours"
         assert exported.module(check_guards=False)(torch.zeros(1, 3, 64, 33)).shape == (1, 2, 8, 4)
+
+
+@pytest.mark.slow
+def test_a_program_of_what_the_ablations_put_in_is_read(tmp_path: Path) -> None:
+    model = build("cgrseg_n", num_classes=2, context_blocks=1, mixer="self_attention", head="da").eval()
+    exported = trace(fuse(model), preprocessing=Preprocessing(), size=(64, 96))
+    WRITERS["torch"](exported, tmp_path / "other.pt2", "ours", "tensor")
+    assert read_program(tmp_path / "other.pt2")[1] == "ours"
 
 
 def malice(kind: str, marker: Path) -> dict[str, Callable[[bytes], bytes]]:

@@ -31,15 +31,15 @@ _RECORD = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+|(?!data
 # The operations that our networks and the encoders of timm are made of. Of all of aten, some open files, and some
 # trust their arguments with the memory.
 _OPERATIONS = (
-    "__and__|_assert_tensor_metadata|abs|adaptive_avg_pool2d|add|addmm|amax|amin|arange|argmax|avg_pool2d|"
+    "__and__|_assert_tensor_metadata|abs|adaptive_avg_pool2d|add|add_|addmm|amax|amin|arange|argmax|avg_pool2d|"
     "baddbmm|batch_norm|bmm|cat|chunk|clamp|clamp_min|clone|constant_pad_nd|contiguous|conv2d|detach|div|dropout|"
     "eq|exp|expand|expand_as|feature_dropout|flatten|flip|floor_divide|full|ge|gelu|group_norm|gt|hardsigmoid|"
-    "hardswish|index_select|layer_norm|le|leaky_relu|lift_fresh_copy|linalg_vector_norm|linear|lt|matmul|"
-    "max_pool2d|maximum|mean|minimum|mm|mul|narrow|ne|neg|numpy_T|ones|ones_like|pad|permute|pow|relu|relu6|"
-    "relu_|remainder|repeat|reshape|roll|rsqrt|rsub|scaled_dot_product_attention|select|sigmoid|silu|slice|"
-    "softmax|split|split_with_sizes|sqrt|squeeze|stack|sub|sum|sym_size|t|tanh|to|transpose|type_as|unbind|"
-    "unflatten|unsqueeze|upsample_bicubic2d|upsample_bilinear2d|upsample_nearest2d|var|view|where|zeros|"
-    "zeros_like"
+    "hardsigmoid_|hardswish|hardswish_|hardtanh|hardtanh_|index_select|layer_norm|le|leaky_relu|leaky_relu_|"
+    "lift_fresh_copy|linalg_vector_norm|linear|lt|matmul|max_pool2d|maximum|mean|minimum|mm|mul|mul_|narrow|ne|"
+    "neg|numpy_T|ones|ones_like|pad|permute|pow|relu|relu6|relu_|remainder|repeat|reshape|roll|rsqrt|rsub|"
+    "scaled_dot_product_attention|select|sigmoid|sigmoid_|silu|silu_|slice|softmax|split|split_with_sizes|sqrt|"
+    "squeeze|stack|sub|sum|sym_size|t|tanh|to|transpose|type_as|unbind|unflatten|unsqueeze|upsample_bicubic2d|"
+    "upsample_bilinear2d|upsample_nearest2d|var|view|view_as|where|zeros|zeros_like"
 )
 _WORDS = {  # a string below this key may be ...
     "target": rf"torch\.ops\.aten\.({_OPERATIONS})\.(?!_)\w+|"
