@@ -112,7 +112,8 @@ def open_exported(
     """Open a file that `cgrseg export --io tensor` wrote.
 
     Args:
-        path: .onnx, .xml (OpenVINO, its .bin beside it) or .pt2 (torch.export).
+        path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .aoti.pt2 (AOTInductor: to open it
+            is to run the machine code inside).
         device: "auto", "cpu", "cuda" (onnx with a CUDA build, torch) or "gpu" (openvino).
         threads: CPU threads of the runtime; None leaves it to the runtime.
         bf16: compute in bfloat16, openvino alone. Images and logits are float32 all the same.
