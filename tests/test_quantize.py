@@ -22,7 +22,8 @@ from cgrseg.deploy.quantize import find_photos, quantize
 from cgrseg.deploy.quantizers import Images, groups_of, quantize_openvino
 from cgrseg.deploy.verify import smooth_photos
 from cgrseg.inference import runtimes
-from cgrseg.inference.runtimes import find_exported, open_exported, openvino_core
+from cgrseg.inference.openvino import openvino_core
+from cgrseg.inference.runtimes import find_exported, open_exported
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build

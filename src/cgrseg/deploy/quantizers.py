@@ -19,9 +19,10 @@ import numpy as np
 from torch.export import ExportedProgram
 from tqdm import tqdm
 
+from cgrseg.inference.openvino import openvino_core
 from cgrseg.inference.photos import read_photo
 from cgrseg.inference.quiet import quiet
-from cgrseg.inference.runtimes import METADATA_KEY, openvino_core
+from cgrseg.inference.runtimes import METADATA_KEY
 from cgrseg.preprocessing import Preprocessing, Size
 
 # Of the hard swish; between 1.85 and 1.9, which in place of all GELUs change fewest labels of nine CamVid val photos.

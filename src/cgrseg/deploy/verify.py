@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from cgrseg.inference.openvino import OpenVINONetwork
 from cgrseg.inference.programs import PACKAGE, open_package, read_program
-from cgrseg.inference.runtimes import onnx_session, open_exported, openvino_network
+from cgrseg.inference.runtimes import onnx_session, open_exported
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import describe_model
@@ -143,7 +144,7 @@ def open_picture_file(path: Path) -> Callable[[np.ndarray[Any, Any]], np.ndarray
         session = onnx_session(path)
         return lambda photos: np.asarray(session.run(None, {"photos": photos})[0])
     if path.suffix == ".xml":
-        run = openvino_network(path)[1]
+        run = OpenVINONetwork(path)
         return lambda photos: run(torch.from_numpy(photos)).numpy()
     package = path.name.endswith(PACKAGE)
     network = open_package(path)[0] if package else read_program(path)[0].module(check_guards=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from cgrseg.nn.model import check_images
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import Description
 
+from .openvino import OpenVINONetwork, Unusable
 from .programs import PACKAGE, open_package, read_program
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
@@ -136,7 +137,7 @@ def open_exported(
     openers = {"onnx": _open_onnx, "openvino": partial(_open_openvino, bf16=bf16), "torch": _open_torch}
     try:
         run, text = openers[runtime](path, str(device), threads)
-    except _Wrong as error:
+    except Unusable as error:
         raise ValueError(str(error)) from error.__cause__
     except Exception as error:  # each runtime has errors of its own
         line = " ".join(str(error).split())[:200]
@@ -152,10 +153,6 @@ def open_exported(
         raise ValueError(f"{path} takes pictures and is for callers without cgrseg: export it with --io tensor")
     size = None if size is None else (int(size[0]), int(size[1]))
     return ExportedNetwork(path=path, runtime=runtime, description=description, size=size, run=run)
-
-
-class _Wrong(Exception):
-    """A message for the user, as opposed to what a runtime raises."""
 
 
 def _open_onnx(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
@@ -175,7 +172,7 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
     kind = device.partition(":")[0]
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if kind not in ("auto", "cpu", "cuda") or (kind == "cuda" and not cuda):
-        raise _Wrong(f"runtime onnx has no device {device!r} here: use cpu, or install onnxruntime-gpu for cuda")
+        raise Unusable(f"runtime onnx has no device {device!r} here: use cpu, or install onnxruntime-gpu for cuda")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -187,73 +184,19 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
 
 
 def _open_openvino(path: Path, device: str, threads: int | None, bf16: bool) -> tuple[Run, str]:
-    model, run = openvino_network(path, device, threads, bf16)
-    text = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else ""
-    return run, text
-
-
-@cache
-def openvino_core() -> Any:
-    """The one OpenVINO core of this process.
-
-    On a CPU with AMX each core gives signal handlers a stack of its own and takes it away as it goes. Of two, if the
-    older goes first, the other leaves handlers on a stack that is no more, and the next Ctrl-C, or child that ends,
-    kills the process without a word (OpenVINO 2026.4).
-    """
-    import openvino  # type: ignore[import-untyped]
-
-    return openvino.Core()
-
-
-def openvino_network(
-    path: Path, device: str = "cpu", threads: int | None = None, bf16: bool = False
-) -> tuple[Any, Run]:
-    """A model as OpenVINO reads it, and as a function of tensors: its first output, of its one input.
-
-    It runs in float32 (or bfloat16) where it is not quantised. If its batch alone is free, a photo by itself has a
-    network of its own: with no size left open, OpenVINO runs int8 1.2 times as fast.
-    """
-    core = openvino_core()
-    place = "CPU" if device == "auto" else device.upper()
-    if place.partition(".")[0] not in core.available_devices:
-        known = ", ".join(name.lower() for name in core.available_devices)
-        raise _Wrong(f"runtime openvino has no device {device!r} here: use {known}")
-    if bf16 and "BF16" not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
-        raise _Wrong(f"device {device!r} of runtime openvino does not compute in bf16: leave it out")
-    precision = "bf16" if bf16 else "f32"
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    if threads is not None and place == "CPU":
-        settings["INFERENCE_NUM_THREADS"] = threads
-    model = core.read_model(path)
-    _, *sides = model.inputs[0].partial_shape
-    one_size = all(side.is_static for side in sides)
-
-    @cache
-    def compiled(alone: bool) -> Any:
-        shaped = model
-        if alone:
-            shaped = model.clone()
-            shaped.reshape([1, *sides])
-        return core.compile_model(shaped, place, settings)
-
-    compiled(one_size)  # now, not with the first photo
-
-    def run(images: Tensor) -> Tensor:
-        # A request of its own for each call: threads may share the network.
-        request = compiled(one_size and len(images) == 1).create_infer_request()
-        return torch.from_numpy(np.array(request.infer([_array(images)])[0]))
-
-    return model, run
+    network = OpenVINONetwork(path, device, threads, bf16)
+    text = network.model.get_rt_info(METADATA_KEY).astype(str) if network.model.has_rt_info(METADATA_KEY) else ""
+    return network, text
 
 
 def _open_torch(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
     package = path.name.endswith(PACKAGE)
     place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise _Wrong(f"runtime torch has no device {device!r} here: use cpu")
+        raise Unusable(f"runtime torch has no device {device!r} here: use cpu")
     if package and place.type != "cpu":
         if device != "auto":
-            raise _Wrong(f"{path} is compiled for the CPU: use cpu, or the .pt2 of --format torch")
+            raise Unusable(f"{path} is compiled for the CPU: use cpu, or the .pt2 of --format torch")
         place = torch.device("cpu")
     if threads is not None:
         torch.set_num_threads(threads)

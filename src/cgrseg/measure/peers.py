@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cgrseg.inference.openvino import OpenVINONetwork
 from cgrseg.inference.quiet import quiet
-from cgrseg.inference.runtimes import openvino_network
 from cgrseg.preprocessing import Size
 
 SEGFORMER = {  # depths, widths, decoder's width
@@ -182,4 +182,4 @@ def to_openvino(peer: Peer, path: Path, size: Size) -> None:
 
 def open_openvino(path: Path, device: str, threads: int | None, bf16: bool = False) -> Callable[[Tensor], Tensor]:
     """A peer's file as a function, run exactly as our own files are."""
-    return openvino_network(path, device, threads, bf16)[1]
+    return OpenVINONetwork(path, device, threads, bf16)
