@@ -22,7 +22,8 @@ from cgrseg.deploy.export import export
 from cgrseg.deploy.graph import trace
 from cgrseg.deploy.together import together
 from cgrseg.deploy.verify import smooth_photos, verify
-from cgrseg.inference import runtimes
+from cgrseg.inference import openvino, runtimes
+from cgrseg.inference.openvino import OpenVINONetwork, openvino_core
 from cgrseg.inference.runtimes import find_exported, open_exported
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
@@ -111,6 +112,18 @@ def test_small_or_misshapen_images_are_refused_as_by_the_model(folder: Path, run
         network(torch.zeros(1, 3, 20, 64))
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
         network(torch.zeros(1, 1, 64, 64))
+
+
+def test_openvino_gives_the_same_compiled_for_one_size_as_for_any(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = OpenVINONetwork(folder / "street.xml")
+    images = [torch.randn(batch, 3, *size) for batch, size in ((1, (65, 47)), (3, (160, 33)))]
+    logits = [own(each) for each in images]
+    monkeypatch.setattr(openvino, "KEPT", 0)
+    shared = OpenVINONetwork(folder / "street.xml")
+    for each, expected in zip(images, logits, strict=True):
+        torch.testing.assert_close(shared(each), expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 def test_a_folder_means_the_fastest_installed_runtime(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,12 +251,14 @@ def test_a_fixed_size_file_of_official_mode_takes_that_size_only(tmp_path: Path)
     for key, tensor in model.named_parameters():
         if key.endswith("bias.table"):
             tensor.data.normal_()
-    (written,) = export(model, tmp_path, formats=["torch"], size=(64, 96))
-    assert {check.size for check in written.checks} == {(64, 96)}
-    segmenter = Segmenter(written.path)
-    assert segmenter(smooth_photos(1, (64, 96))[0]).labels.shape == (64, 96)
-    with pytest.raises(ValueError, match=r"takes 64x96 pixels only, not 64x64"):
-        segmenter(smooth_photos(1, (64, 64))[0])
+    for written in export(model, tmp_path, formats=["openvino", "torch"], size=(64, 96)):
+        assert {check.size for check in written.checks} == {(64, 96)}
+        segmenter = Segmenter(written.path)
+        assert segmenter(smooth_photos(1, (64, 96))[0]).labels.shape == (64, 96)
+        with pytest.raises(ValueError, match=r"takes 64x96 pixels only, not 64x64"):
+            segmenter(smooth_photos(1, (64, 64))[0])
+    graph = openvino_core().read_model(tmp_path / "model.xml")
+    assert [str(port.partial_shape) for port in (*graph.inputs, *graph.outputs)] == ["[?,3,64,96]", "[?,2,8,12]"]
 
 
 def test_picture_files_run_with_onnxruntime_alone(picture_file: Path, model: CGRSeg, tmp_path: Path) -> None:

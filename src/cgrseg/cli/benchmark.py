@@ -86,7 +86,7 @@ def _exporter(size: tuple[int, int], photo: bytes) -> Export:
     def write(model: CGRSeg, runtime: Target, folder: Path, name: str, int8: bool) -> Path:
         if int8:
             (folder / "photo").write_bytes(photo)
-            return quantize_unproved(model, folder / "photo", folder, name=name, size=size)
+            return quantize_unproved(model, folder / "photo", folder, name=name)
         (done,) = export(model, folder, name=name, formats=[runtime], size=size, batches=(1,))
         return done.path
 

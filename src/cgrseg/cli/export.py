@@ -38,8 +38,7 @@ def export(
         format: onnx, openvino, torch, all (these three) or aoti
         io: tensor (normalised image in, logits at an eighth of the size out) or image (uint8 photos in, label
             maps out, for callers without cgrseg; the photo is not resized); the latter are NAME.image.*
-        size: the only HEIGHTxWIDTH that the files shall take: faster in OpenVINO, needed by aoti and by weights in
-            bias mode official
+        size: the only HEIGHTxWIDTH that the files shall take: needed by aoti and by weights in bias mode official
         int8: write 8-bit files instead (onnx and openvino)
         data: with --int8: a dataset's folder (its training photos are used) or a folder of photos, at least 8
     """
@@ -68,7 +67,7 @@ def export(
         photos = find_photos(data)
     model = load(weights, device="cpu")
     if data is not None:
-        return _quantize(model, photos, folder, path.stem, format, fixed)
+        return _quantize(model, photos, folder, path.stem, format)
     formats = FORMATS if format == "all" else (format,)
     for each in write(model, folder, name=path.stem, formats=formats, io=io, size=fixed):
         print(f"{each.path}\n{'size':>12}{'batch':>7}{'deviation':>12}{'equal labels':>15}")
@@ -91,17 +90,15 @@ def _refuse_mixed(format: str, io: str, size: str | None, int8: bool, data: Path
         raise ValueError(f"--int8 makes onnx and openvino files, not {format}: leave out --format {format}")
     if io == "image":
         raise ValueError("--int8 makes files of --io tensor only: leave out --io image")
-    if size is not None and format != "openvino":
-        raise ValueError(f"--int8 --size {size} makes openvino files only: add --format openvino, or leave out --size")
+    if size is not None:
+        raise ValueError(f"--int8 makes files of any size, which run as fast: leave out --size {size}")
 
 
-def _quantize(
-    model: CGRSeg, photos: list[Path], out: Path, name: str, format: str, size: tuple[int, int] | None
-) -> int:
+def _quantize(model: CGRSeg, photos: list[Path], out: Path, name: str, format: str) -> int:
     from cgrseg.deploy.quantize import FORMATS, MAY_CHANGE, quantize
 
     formats = FORMATS if format == "all" else [kind for kind in FORMATS if kind == format]
-    for each in quantize(model, photos, out, name=name, formats=formats, size=size):
+    for each in quantize(model, photos, out, name=name, formats=formats):
         _print_effects(each)
     print(
         "error: change of the logits (root mean square) over their standard deviation; changed: share of pixels with\n"

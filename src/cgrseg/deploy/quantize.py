@@ -25,7 +25,7 @@ from cgrseg.weights.artifact import describe_model
 
 from .export import WRITERS, require_exporter, write_report
 from .graph import trace
-from .quantizers import Images, fix_size, groups_of, quantize_onnx, quantize_openvino
+from .quantizers import Images, groups_of, quantize_onnx, quantize_openvino
 from .together import together
 
 Int8Format = Literal["onnx", "openvino"]
@@ -90,7 +90,6 @@ def quantize(
     *,
     name: str = "model",
     formats: Sequence[Int8Format] = FORMATS,
-    size: Size | None = None,
 ) -> list[Quantized]:
     """Write a model as int8 files, NAME.int8.onnx, NAME.int8.xml and .bin, with a report beside each, .json.
 
@@ -102,19 +101,16 @@ def quantize(
         model: in evaluation mode, float32, on the CPU.
         photos: like those that the files will see; some give the ranges, others are compared.
         out: folder; it is made if need be.
-        size: the only (height, width) that the file takes, of OpenVINO alone; None for any.
 
     Raises:
-        ValueError: a package is missing, the photos are too few, the bias mode is official, ONNX is to take one
-            size, or a file gives fewer than MUST_KEEP of the pixels the label that PyTorch gives.
+        ValueError: a package is missing, the photos are too few, the bias mode is official, or a file
+            gives fewer than MUST_KEEP of the pixels the label that PyTorch gives.
         OSError: a photo can't be read, or the folder can't be written to.
     """
     for kind in formats:
         _require(kind)
     if model.spec.bias_mode == "official":
         raise ValueError('--int8 needs files of any size, which bias mode "official" can\'t be: export it in float')
-    if size is not None and "onnx" in formats:
-        raise ValueError("int8 files of one size are OpenVINO's alone: ask for that format, or leave out the size")
     _refuse_few(photos, "the list")
     description = describe_model(model)
     network = fuse(model)
@@ -132,32 +128,29 @@ def quantize(
             WRITERS[kind](program, source, json.dumps({**about, "precision": "float32"}), "tensor")
             text = json.dumps({**about, "precision": "int8"}, ensure_ascii=False)
             target = aside / f"{name}.int8{SUFFIXES[kind]}"
-            any_size = target if size is None else scratch / target.name
-            result = _quantize_one(kind, source, any_size, groups, ranges, answers, description.preprocessing, text)
-            if size is not None:
-                fix_size(any_size, target, size, json.dumps({**json.loads(text), "size": size}, ensure_ascii=False))
+            result = _quantize_one(kind, source, target, groups, ranges, answers, description.preprocessing, text)
             report = {**asdict(result), "path": target.name, "may_change": MAY_CHANGE, "must_keep": MUST_KEEP}
             write_report(target, report)
             done.append(replace(result, path=Path(out) / target.name))
     return done
 
 
-def quantize_unproved(model: CGRSeg, photo: Path, out: Path, *, name: str, size: Size) -> Path:
-    """Write NAME.int8.xml of one (height, width) with all in int8 that can be: for the clock, and nothing else.
+def quantize_unproved(model: CGRSeg, photo: Path, out: Path, *, name: str) -> Path:
+    """Write NAME.int8.xml with all in int8 that can be: for the clock, and nothing else.
 
     The ranges are those of one photo, and the file is compared with nothing.
     """
     _require("openvino")
     description = describe_model(model)
-    about = {"model": json.loads(description.to_json()), "io": "tensor", "size": size, "precision": "int8"}
+    about = {"model": json.loads(description.to_json()), "io": "tensor", "size": None, "precision": "int8"}
     program = trace(fuse(model), preprocessing=description.preprocessing)
     with together(out) as aside:
         scratch = aside / "scratch"
         scratch.mkdir()
         WRITERS["openvino"](program, scratch / "float.xml", "", "tensor")
         photos = Images([photo], description.preprocessing)
-        quantize_openvino(scratch / "float.xml", scratch / "int8.xml", photos, [], "")
-        fix_size(scratch / "int8.xml", aside / f"{name}.int8.xml", size, json.dumps(about, ensure_ascii=False))
+        text = json.dumps(about, ensure_ascii=False)
+        quantize_openvino(scratch / "float.xml", aside / f"{name}.int8.xml", photos, [], text)
     return out / f"{name}.int8.xml"
 
 

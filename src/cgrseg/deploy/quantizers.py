@@ -23,7 +23,7 @@ from cgrseg.inference.openvino import openvino_core
 from cgrseg.inference.photos import read_photo
 from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import METADATA_KEY
-from cgrseg.preprocessing import Preprocessing, Size
+from cgrseg.preprocessing import Preprocessing
 
 # Of the hard swish; between 1.85 and 1.9, which in place of all GELUs change fewest labels of nine CamVid val photos.
 SLOPE = 1.875
@@ -108,16 +108,6 @@ def _harden(model: Any, floating: Sequence[str]) -> None:
             hard = opset13.divide(opset13.hswish(opset13.multiply(op.input_value(0), slope)), slope)
             hard.set_friendly_name(op.get_friendly_name())
             op.output(0).replace(hard.output(0))
-
-
-def fix_size(source: Path, target: Path, size: Size, text: str) -> None:
-    """Write an OpenVINO file that takes images of one (height, width) only, of one that takes any; `text` as above."""
-    import openvino
-
-    model = openvino_core().read_model(source)
-    model.reshape([-1, 3, *size])
-    model.set_rt_info(text, METADATA_KEY)
-    openvino.save_model(model, target, compress_to_fp16=False)
 
 
 def _place(name: str) -> int:
