@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.export import ExportedProgram
 
-from cgrseg.inference.programs import EXTRA_FILE, PACKAGE
+from cgrseg.inference.programs import EXTRA_FILE, PACKAGE, processor
 from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import METADATA_KEY, SUFFIXES, require
 from cgrseg.nn import CGRSeg
@@ -135,7 +135,7 @@ def _write_torch(program: ExportedProgram, path: Path, text: str, io: Io) -> Non
 
 def _write_aoti(program: ExportedProgram, path: Path, text: str, io: Io) -> None:
     settings = {
-        "aot_inductor.metadata": {EXTRA_FILE: text, "capability": torch.backends.cpu.get_cpu_capability()},
+        "aot_inductor.metadata": {EXTRA_FILE: text, "processor": processor()},
         "aot_inductor.precompile_headers": False,  # which costs more than one compilation saves
         "cpp_cache_precompile_headers": False,
     }

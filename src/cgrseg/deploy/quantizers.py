@@ -81,7 +81,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
     _harden(model, floating)
     types = {op.get_type_name() for op in model.get_ops()}
     ignored = nncf.IgnoredScope(
-        names=floating,
+        names=[*floating, *_by_constants(model)],
         types=[kind for kind in BETWEEN if kind in types] if float_convolutions else [],
     )
     nncf.set_log_level(logging.ERROR)
@@ -95,6 +95,23 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
         )
     quantized.set_rt_info(text, METADATA_KEY)
     openvino.save_model(quantized, target, compress_to_fp16=False)
+
+
+def _by_constants(model: Any) -> list[str]:
+    """The matrix products by numbers that no photo changes: pooling's and the class embedding's.
+
+    In int8 they would have all that reads what they read, convolutions too, run in float.
+    """
+    changing: set[str] = set()
+    found = []
+    for op in model.get_ordered_ops():
+        inputs = [port.get_source_output().get_node().get_friendly_name() for port in op.inputs()]
+        kind, name = op.get_type_name(), op.get_friendly_name()
+        if kind == "Parameter" or (kind != "ShapeOf" and not changing.isdisjoint(inputs)):
+            changing.add(name)
+        if kind == "MatMul" and not changing.issuperset(inputs):
+            found.append(name)
+    return found
 
 
 def _harden(model: Any, floating: Sequence[str]) -> None:

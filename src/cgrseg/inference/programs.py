@@ -126,17 +126,23 @@ def _inspect_spec(part: Any) -> None:
             _inspect_spec(child)
 
 
+def processor() -> str:
+    """The architecture and instruction sets of this processor, all of which machine code made here may use."""
+    found = torch.cpu.get_capabilities()
+    return " ".join([found["architecture"], *(name for name, there in found.items() if there is True)])
+
+
 def open_package(path: Path) -> tuple[Callable[[Tensor], Any], str]:
     """A package of AOTInductor as a function of a contiguous tensor on the CPU, and what it says of the model.
 
     Raises:
-        ValueError: it was compiled for another kind of processor.
+        ValueError: it was compiled for a processor that has what this one lacks.
         RuntimeError: torch can't load it.
     """
     loader: Any = torch._C._aoti.AOTIModelPackageLoader
     metadata = loader.load_metadata_from_package(os.fspath(path), "model")
-    needed, here = metadata.get("capability"), torch.backends.cpu.get_cpu_capability()
-    if needed not in (here, None):
-        raise ValueError(f"it was compiled for a processor with {needed}, not {here}")
+    missing = set(metadata.get("processor", "").split()) - set(processor().split())
+    if missing:  # one such instruction would end the process
+        raise ValueError(f"it was compiled for a processor with {', '.join(sorted(missing))}, which is not here")
     with quiet():
         return torch._inductor.aoti_load_package(path), metadata.get(EXTRA_FILE, "")

@@ -40,7 +40,7 @@ HOW = [
     "Photo to label map begins with the bytes of a JPEG, decoding included, and ends with the class ids.",
     "Models exported for this run in float take its size only; OpenVINO compiles every file for the size of the run.",
     "Models quantised for this run (int8) have the ranges of one photo and are compared with nothing.",
-    "The limit counts each convolution and matrix product at the measured peak of a large matrix product or the "
+    "The limit counts each convolution and matrix product at the measured peak of a large one or the "
     "measured rate of a large copy, whichever takes longer, and all else as free.",
 ]
 
