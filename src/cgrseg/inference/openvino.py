@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Array = np.ndarray[Any, Any]
 KEPT = 2  # shapes that have a network of their own: a folder of photos has upright ones and wide ones
 OFTEN = 32  # images of another shape after which it gets one, too; what that costs has then been lost
 
@@ -32,6 +32,24 @@ def openvino_core() -> Any:
     import openvino  # type: ignore[import-untyped]
 
     return openvino.Core()
+
+
+class _Compiled:
+    """A compiled network as a function that threads may share: each call in progress has a request of its own."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.idle: list[Any] = []
+
+    def __call__(self, images: Array) -> Array:
+        try:
+            request = self.idle.pop()
+        except IndexError:
+            request = self.network.create_infer_request()
+        try:
+            return np.array(request.infer([images])[0])  # a copy: the request keeps its own
+        finally:
+            self.idle.append(request)
 
 
 class OpenVINONetwork:
@@ -66,19 +84,17 @@ class OpenVINONetwork:
         if threads is not None and place == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
         self.model = core.read_model(path)
-        self._compile: Callable[[Any], Any] = lambda model: core.compile_model(model, place, settings)
-        self._for_any: Any = None
-        self._own: OrderedDict[tuple[int, ...], Any] = OrderedDict()  # the least recently used first
+        self._place, self._settings = place, settings
+        self._for_any: _Compiled | None = None
+        self._own: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the least recently used first
         self._others: Counter[tuple[int, ...]] = Counter()
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.detach().cpu().numpy())
-        # A request of its own for each call: threads may share the network.
-        request = self._network(array.shape).create_infer_request()
-        return torch.from_numpy(np.array(request.infer([array])[0]))
+        return torch.from_numpy(self._network(array.shape)(array))
 
-    def _network(self, shape: tuple[int, ...]) -> Any:
+    def _network(self, shape: tuple[int, ...]) -> _Compiled:
         """The compiled network for images of a shape."""
         with self._lock:
             if shape in self._own:
@@ -89,10 +105,13 @@ class OpenVINONetwork:
                 self._others.clear()
                 if len(self._own) == KEPT:
                     self._own.popitem(last=False)
-                model = self.model.clone()
-                model.reshape(list(shape))
-                self._own[shape] = self._compile(model)
+                graph = self.model.clone()
+                graph.reshape(list(shape))
+                self._own[shape] = self._compile(graph)
                 return self._own[shape]
             if self._for_any is None:
                 self._for_any = self._compile(self.model)
             return self._for_any
+
+    def _compile(self, graph: Any) -> _Compiled:
+        return _Compiled(openvino_core().compile_model(graph, self._place, self._settings))
