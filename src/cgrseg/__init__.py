@@ -6,18 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cgrseg._memory import keep_memory
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.labels import LabelSpace
     from cgrseg.weights.create import create_model, list_models, load
 
     __version__: str
 
-__all__ = ["LabelSpace", "Segmenter", "__version__", "create_model", "list_models", "load"]
+__all__ = ["LabelSpace", "Segmenter", "__version__", "create_model", "keep_memory", "list_models", "load"]
 
 _HOME_OF = {
     "LabelSpace": "cgrseg.labels",
     "Segmenter": "cgrseg.inference.segmenter",
     "create_model": "cgrseg.weights.create",
+    "keep_memory": "cgrseg._memory",
     "list_models": "cgrseg.weights.create",
     "load": "cgrseg.weights.create",
 }

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from cgrseg._memory import keep_memory
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
@@ -72,6 +74,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         chosen = parse(function, arguments, parser=parser)
         if chosen is None:  # --print_config did its work
             return 0
+        keep_memory()
         code = function(**chosen) or 0
         sys.stdout.flush()
         return code

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgrseg._memory import keep_memory
+
 from .contenders import Choice
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def _measure(order: dict[str, Any]) -> Fresh:
     from .contenders import open_contender
     from .stages import staged
 
+    keep_memory()
     settings = order["settings"]
     torch.set_num_threads(settings["threads"])
     path = None if order["path"] is None else Path(order["path"])

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from cgrseg._memory import keep_memory
 from cgrseg.inference import render
 from cgrseg.inference.photos import read_photo_bytes
 from cgrseg.inference.pipeline import FAILURES
@@ -73,6 +74,7 @@ class Labeller:
         done: np.ndarray[Any, np.dtype[np.uint64]],
     ) -> None:
         self.out, self.kinds, self.batch, self.done = Storage(out), kinds, batch, done
+        keep_memory()
         content = weights if isinstance(weights, bytes) else ray.get(weights)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "weights.safetensors")

@@ -25,6 +25,7 @@ from fastapi_offline import FastAPIOffline
 from uvicorn.supervisors import Multiprocess
 
 import cgrseg
+from cgrseg._memory import keep_memory
 from cgrseg.inference.segmenter import Segmenter
 
 from .answers import Output, make_answer
@@ -267,5 +268,6 @@ def make_carrier(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Co
 def _make_worker(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, name: str) -> FastAPI:
     """In a process of its own: logs, its share of the cores, the application."""
     log_to_stderr()
+    keep_memory()
     torch.set_num_threads(max(torch.get_num_threads() // config.workers, 1))
     return make_app(segmenter, config, name=name)

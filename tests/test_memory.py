@@ -1,0 +1,43 @@
+"""Memory that is kept comes without new pages, and every command keeps it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from cgrseg.cli import main as door
+
+FAULTS = """
+import resource, sys
+import numpy as np
+import cgrseg
+
+if sys.argv[1] == "keep":
+    assert cgrseg.keep_memory() and "torch" not in sys.modules
+size = 1 << 26
+np.ones(size, np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(size, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_that_is_kept_needs_no_new_pages() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True).stdout)
+        for how in ("keep", "leave")
+    }
+    assert faults["keep"] < 100 < faults["leave"]
+
+
+def test_commands_keep_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(door, "keep_memory", lambda: calls.append(1))
+    assert door.main(["info", "--help"]) == 0 and not calls
+    assert door.main(["tables", "--help"]) == 0 and not calls
+    assert door.main(["info", "cgrseg_n"]) == 0 and calls == [1]
