@@ -19,7 +19,7 @@ from cgrseg.cli.main import VERBS
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cgrseg"
 FLOORS = [
-    *("_atomic", "_memory", "labels", "preprocessing", "nn", "weights", "inference", "data", "evaluation"),
+    *("_atomic", "_process", "labels", "preprocessing", "nn", "weights", "inference", "data", "evaluation"),
     *("training", "measure", "deploy", "paper", "serving", "cli"),
 ]
 DOOR = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` stand outside and see every room

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cgrseg._memory import keep_memory
+    from cgrseg._process import keep_memory
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.labels import LabelSpace
     from cgrseg.weights.create import create_model, list_models, load
@@ -19,7 +19,7 @@ _HOME_OF = {
     "LabelSpace": "cgrseg.labels",
     "Segmenter": "cgrseg.inference.segmenter",
     "create_model": "cgrseg.weights.create",
-    "keep_memory": "cgrseg._memory",
+    "keep_memory": "cgrseg._process",
     "list_models": "cgrseg.weights.create",
     "load": "cgrseg.weights.create",
 }

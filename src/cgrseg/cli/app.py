@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cgrseg._process import share_cores
+
 
 def app(
     *,
@@ -26,6 +28,7 @@ def app(
         port: port to listen on; default: the first free one from 7860
         browser: open the page in the browser
     """
+    share_cores()
     try:
         import gradio  # noqa: F401
     except ImportError as error:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cgrseg._process import share_cores
+
 if TYPE_CHECKING:
     from cgrseg.measure.contenders import Export, Target
     from cgrseg.nn import CGRSeg
@@ -46,6 +48,7 @@ def benchmark(
         device: auto, cpu, cuda or cuda:N
         out: folder for benchmark.json and benchmark.png
     """
+    share_cores()
     from .export import parse_size
 
     shape = parse_size(size)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from cgrseg._memory import keep_memory
+from cgrseg._process import keep_memory
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cgrseg._process import share_cores
+
 
 def serve(
     *,
@@ -45,6 +47,7 @@ def serve(
         max_network_pixels: largest padded input of the network, width x height
         key_file: file that holds the key
     """
+    share_cores()
     import os
     from pathlib import Path
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgrseg._memory import keep_memory
+from cgrseg._process import keep_memory
 
 from .contenders import Choice
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from cgrseg._memory import keep_memory
+from cgrseg._process import keep_memory
 from cgrseg.inference import render
 from cgrseg.inference.photos import read_photo_bytes
 from cgrseg.inference.pipeline import FAILURES

@@ -25,7 +25,7 @@ from fastapi_offline import FastAPIOffline
 from uvicorn.supervisors import Multiprocess
 
 import cgrseg
-from cgrseg._memory import keep_memory
+from cgrseg._process import keep_memory
 from cgrseg.inference.segmenter import Segmenter
 
 from .answers import Output, make_answer

@@ -1,7 +1,8 @@
-"""Memory that is kept comes without new pages, and every command keeps it."""
+"""Memory that is kept comes without new pages; commands keep it, and those that serve share the cores."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -41,3 +42,13 @@ def test_commands_keep_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert door.main(["info", "--help"]) == 0 and not calls
     assert door.main(["tables", "--help"]) == 0 and not calls
     assert door.main(["info", "cgrseg_n"]) == 0 and calls == [1]
+
+
+@pytest.mark.parametrize("words", [["app", "--weights"], ["benchmark"], ["serve", "--weights"]])
+def test_what_answers_photo_by_photo_shares_the_cores(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert door.main([*words, "gone.safetensors"]) == 2
+    assert os.environ["GOMP_SPINCOUNT"] == "7", "the user's own stays"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert door.main([*words, "gone.safetensors"]) == 2
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
