@@ -175,6 +175,8 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
         raise Unusable(f"runtime onnx has no device {device!r} here: use cpu, or install onnxruntime-gpu for cuda")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Threads that spin on after a call would take the cores from what makes the label map.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     providers = ["CPUExecutionProvider"]
