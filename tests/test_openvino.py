@@ -44,6 +44,11 @@ def path(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def two_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "KEPT", 2)
+
+
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Gets the shape of each network as it is compiled; -1 stands for any."""
@@ -112,3 +117,9 @@ def test_threads_share_a_network(path: Path, model: nn.Module, monkeypatch: pyte
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda turn: agrees(network, model, SHAPES[turn % 4], turn), range(80)))
     assert all(answers)
+
+
+def test_what_cannot_be_compiled_is_told_in_one_line(path: Path) -> None:
+    network = OpenVINONetwork(path, "cpu.5")
+    with pytest.raises(ValueError, match=r"OpenVINO can't run .*small\.xml on CPU\.5 \(.*\): choose another device"):
+        network(images(SHAPES[0]))

@@ -13,10 +13,11 @@ SPINS = 10_000  # some 0.1 ms; libgomp's own 300,000 take several
 
 
 def keep_memory() -> bool:
-    """Have this process keep up to a gigabyte of what it frees, for its next arrays.
+    """Have this process keep what it frees, for its next arrays: up to a gigabyte at the end of its heap.
 
     The C library of Linux gives large arrays back to the system as they are freed, so that each layer of each call
-    waits for new pages. `cgrseg` commands call this; call it in programs of your own that run a model on a CPU.
+    waits for new pages; in other threads than the main one, those above 64 MB go back all the same. `cgrseg` commands
+    call this; call it in programs of your own that run a model on a CPU.
 
     Returns:
         Whether this system's C library could: glibc can.

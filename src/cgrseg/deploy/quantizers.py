@@ -98,14 +98,15 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
 
 
 def _by_constants(model: Any) -> list[str]:
-    """The matrix products by numbers that no photo changes: pooling's and the class embedding's.
+    """The matrix products by numbers that no photo changes, weights of layers aside: pooling's, the class embedding's.
 
     In int8 they would have all that reads what they read, convolutions too, run in float.
     """
     changing: set[str] = set()
     found = []
     for op in model.get_ordered_ops():
-        inputs = [port.get_source_output().get_node().get_friendly_name() for port in op.inputs()]
+        sources = [port.get_source_output().get_node() for port in op.inputs()]
+        inputs = [source.get_friendly_name() for source in sources if source.get_type_name() != "Constant"]
         kind, name = op.get_type_name(), op.get_friendly_name()
         if kind == "Parameter" or (kind != "ShapeOf" and not changing.isdisjoint(inputs)):
             changing.add(name)

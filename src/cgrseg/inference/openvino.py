@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
-KEPT = 2  # shapes that have a network of their own: a folder of photos has upright ones and wide ones
-OFTEN = 32  # images of another shape after which it gets one, too; what that costs has then been lost
+KEPT = 4  # shapes that have a network of their own: photos are upright or wide, and come alone or in batches
+OFTEN = 32  # calls of another shape after which it gets one, too; what that costs has then been lost
 
 
 class Unusable(Exception):
@@ -55,8 +55,8 @@ class _Compiled:
 class OpenVINONetwork:
     """A model as OpenVINO reads it, called as a function of tensors: its first output, of its one input.
 
-    Compiled for one shape it is 1.2 to 1.4 times as fast as for any. So the first shapes that come get a network of
-    their own, of which `KEPT` are kept; others share one for any shape, unless they come often.
+    Compiled for one shape [B, 3, H, W] it is about 1.3 times as fast as for any. So the first `KEPT` shapes that come
+    get a network of their own, while other calls wait; further ones share one for any shape, unless they come often.
 
     Args:
         path: .xml, with its .bin beside it.
@@ -67,6 +67,7 @@ class OpenVINONetwork:
     Raises:
         Unusable: there is no such device, or bfloat16 on it.
         RuntimeError: OpenVINO can't read the file.
+        ValueError: when called, if OpenVINO can't compile it for the device.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None, bf16: bool = False) -> None:
@@ -84,7 +85,7 @@ class OpenVINONetwork:
         if threads is not None and place == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
         self.model = core.read_model(path)
-        self._place, self._settings = place, settings
+        self.path, self._place, self._settings = path, place, settings
         self._for_any: _Compiled | None = None
         self._own: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the least recently used first
         self._others: Counter[tuple[int, ...]] = Counter()
@@ -103,15 +104,22 @@ class OpenVINONetwork:
             self._others[shape] += 1
             if len(self._own) < KEPT or self._others[shape] == OFTEN:
                 self._others.clear()
-                if len(self._own) == KEPT:
-                    self._own.popitem(last=False)
                 graph = self.model.clone()
                 graph.reshape(list(shape))
-                self._own[shape] = self._compile(graph)
-                return self._own[shape]
+                network = self._compile(graph)
+                if len(self._own) == KEPT:
+                    self._own.popitem(last=False)
+                self._own[shape] = network
+                return network
             if self._for_any is None:
                 self._for_any = self._compile(self.model)
             return self._for_any
 
     def _compile(self, graph: Any) -> _Compiled:
-        return _Compiled(openvino_core().compile_model(graph, self._place, self._settings))
+        try:
+            return _Compiled(openvino_core().compile_model(graph, self._place, self._settings))
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"OpenVINO can't run {self.path} on {self._place} ({line}): choose another device"
+            ) from error

@@ -127,7 +127,7 @@ def _inspect_spec(part: Any) -> None:
 
 
 def processor() -> str:
-    """The architecture and instruction sets of this processor, all of which machine code made here may use."""
+    """Architecture and instruction sets of this processor, as torch knows them: machine code made here may use all."""
     found = torch.cpu.get_capabilities()
     return " ".join([found["architecture"], *(name for name, there in found.items() if there is True)])
 
@@ -136,12 +136,14 @@ def open_package(path: Path) -> tuple[Callable[[Tensor], Any], str]:
     """A package of AOTInductor as a function of a contiguous tensor on the CPU, and what it says of the model.
 
     Raises:
-        ValueError: it was compiled for a processor that has what this one lacks.
+        ValueError: it was compiled for a processor that has what this one lacks, or doesn't say.
         RuntimeError: torch can't load it.
     """
     loader: Any = torch._C._aoti.AOTIModelPackageLoader
     metadata = loader.load_metadata_from_package(os.fspath(path), "model")
-    missing = set(metadata.get("processor", "").split()) - set(processor().split())
+    if "processor" not in metadata:
+        raise ValueError("it does not say what processor it was compiled for")
+    missing = set(metadata["processor"].split()) - set(processor().split())
     if missing:  # one such instruction would end the process
         raise ValueError(f"it was compiled for a processor with {', '.join(sorted(missing))}, which is not here")
     with quiet():

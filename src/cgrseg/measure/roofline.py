@@ -18,8 +18,8 @@ from cgrseg.preprocessing import Size
 
 from .rounds import clocked
 
-SIDE = 1536  # of the matrices that are multiplied, also as a 1x1 convolution of a map
-SIDE_OF_MAP = 48  # its width
+SIDE = 1536  # of the matrices that are multiplied, on a CPU also as a 1x1 convolution
+SIDE_OF_MAP = 48  # width of the map
 COPIED = 1 << 28  # bytes that are copied, beyond any cache
 REPEATS = 7
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -97,14 +97,16 @@ def measure_limits(precisions: set[str], device: torch.device) -> Limits:
 
 
 def _peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Multiply-adds a second, by the faster library: on some CPUs that of matrix products is held back."""
+    """Multiply-adds a second. On some CPUs the library of matrix products is slow; that of convolutions is not."""
     matrix = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     if dtype == torch.int8:
         return SIDE**3 / _best(lambda: torch._int_mm(matrix, matrix), device)
     pixels = matrix.view(1, SIDE // SIDE_OF_MAP, SIDE_OF_MAP, SIDE).permute(0, 3, 1, 2)  # channels last
     kernel = matrix[..., None, None]
-    ways = (lambda: matrix @ matrix, lambda: F.conv2d(pixels, kernel))
-    return SIDE**3 / min(_best(way, device) for way in ways)
+    product = _best(lambda: matrix @ matrix, device)
+    if device.type != "cpu":
+        return SIDE**3 / product
+    return SIDE**3 / min(product, _best(lambda: F.conv2d(pixels, kernel), device))
 
 
 def _best(task: Callable[[], object], device: torch.device) -> float:

@@ -38,7 +38,7 @@ HOW = [
     "network's own, since those of untrained weights are not natural. A naive label map is upsampling, softmax and "
     "argmax; all others, the peers' too, are the exact label map of cgrseg.",
     "Photo to label map begins with the bytes of a JPEG, decoding included, and ends with the class ids.",
-    "The process keeps its memory (`keep_memory`) and threads of torch sleep soon after their work (GOMP_SPINCOUNT).",
+    "The command keeps its memory (`keep_memory`) and lets torch's threads sleep soon after work (GOMP_SPINCOUNT).",
     "Models exported for this run in float take its size only; OpenVINO compiles every file for the size of the run.",
     "Models quantised for this run (int8) have the ranges of one photo and are compared with nothing.",
     "The limit counts each convolution and matrix product at the measured peak of a large one or the "

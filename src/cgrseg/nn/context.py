@@ -19,14 +19,11 @@ def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if not torch.compiler.is_compiling():
         return F.adaptive_avg_pool2d(x, size)
-    (batch, channels), (height, width) = x.shape[:2], size
     rows, columns = (_pooling_weights(x.shape[axis], n, x) for axis, n in zip((2, 3), size, strict=True))
-    # Rows of whole pixels, as runtimes keep maps channels last: they need no copy in another layout.
-    lines = x.flatten(2).transpose(1, 2).reshape(batch, x.shape[2], -1)  # B h w·C
-    lines = rows.expand(batch, -1, -1).bmm(lines).view(batch * height, -1, channels)  # B·h' w C
-    pooled = columns.expand(batch * height, -1, -1).bmm(lines).view(batch, height, width, channels)
-    # Contiguous, or a graph that is traced is tied to batches of more than one.
-    return pooled.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+    planes = x.flatten(0, 1)  # B·C h w
+    count = planes.shape[0]  # not len(), which would tie a traced graph to it
+    pooled = rows.expand(count, -1, -1).bmm(planes).bmm(columns.T.expand(count, -1, -1))
+    return pooled.view(*x.shape[:2], *size)
 
 
 def _pooling_weights(source: int, target: int, like: Tensor) -> Tensor:
