@@ -162,6 +162,19 @@ def test_openvino_has_a_hard_swish_for_each_gelu_but_those_of_float_convolutions
     assert 0 < float((found - expected).std() / expected.std()) < 0.1  # 0 would be GELU
 
 
+def test_products_by_numbers_that_no_photo_changes_stay_in_float(folder: Path) -> None:
+    graph = openvino_core().read_model(folder / "street.int8.xml")
+    names = quantizers._by_constants(graph)
+    assert len(names) == 5 * 2 + 3 * 2 + 2, (
+        "two for each attention bias and for each pooled scale, two of the embedding"
+    )
+    assert len(names) < len(operations(graph, "MatMul"))
+    for product in operations(graph, "MatMul"):
+        if product.get_friendly_name() in names:
+            sources = [port.get_source_output().get_node().get_type_name() for port in product.inputs()]
+            assert "FakeQuantize" not in sources
+
+
 def test_a_folder_of_int8_files_is_none_of_float_ones(folder: Path) -> None:
     assert find_exported(folder) is None  # int8 is never taken unasked
 
