@@ -100,8 +100,8 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
 def _by_constants(model: Any) -> list[str]:
     """The matrix products by numbers that no photo changes, weights of layers aside.
 
-    They are those of the attention biases, of pooling and of the class embedding. In int8 they would have all that reads
-    what they read, convolutions too, run in float.
+    They are those of the attention biases, of pooling and of the class embedding. In int8 they would have all that
+    reads what they read, convolutions too, run in float.
     """
     changing: set[str] = set()
     found = []
