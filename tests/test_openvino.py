@@ -123,3 +123,5 @@ def test_what_cannot_be_compiled_is_told_in_one_line(path: Path) -> None:
     network = OpenVINONetwork(path, "cpu.5")
     with pytest.raises(ValueError, match=r"OpenVINO can't run .*small\.xml on CPU\.5 \(.*\): choose another device"):
         network(images(SHAPES[0]))
+    with pytest.raises(ValueError, match="runtime openvino has no device 'npu7x' here: use cpu"):
+        OpenVINONetwork(path, "npu7x")

@@ -17,7 +17,7 @@ KEPT = 4  # shapes that have a network of their own: photos are upright or wide,
 OFTEN = 32  # calls of another shape after which it gets one, too; what that costs has then been lost
 
 
-class Unusable(Exception):
+class Unusable(ValueError):
     """A message for the user, as opposed to what a runtime raises."""
 
 
