@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from cgrseg.measure.rounds import ratio
+from cgrseg.measure.interleave import ratio
 from cgrseg.nn import VARIANTS, build
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 
 
 @torch.inference_mode()

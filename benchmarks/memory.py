@@ -45,7 +45,7 @@ def measure(keep: bool, threads: int) -> list[float]:
     import torch
 
     import cgrseg
-    from cgrseg.nn.fuse import fuse
+    from cgrseg.nn.fusion import fuse
 
     if keep:
         cgrseg.keep_memory()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgrseg.inference import modes
+from cgrseg.inference import predictor as modes
 from cgrseg.preprocessing import Preprocessing
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from cgrseg.serving.app import launch, make_page
-from cgrseg.serving.choices import Choices
-from cgrseg.serving.parts import sample_photo
+from cgrseg.web import launch, make_page
+from cgrseg.web.choices import Choices
+from cgrseg.web.parts import sample_photo
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 from cgrseg.measure.report import read_report, render, summary
 from cgrseg.paper.published import speeds
 

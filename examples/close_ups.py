@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from cgrseg.data.datasets import open_dataset
+from cgrseg.data.listing import open_dataset
 
 SIDE = 320  # pixels: the shorter side of what was enlarged
 LEAST_HAIR = 150  # pixels of hair that tell where a head is

@@ -12,7 +12,7 @@ from torch import nn
 from cgrseg.measure.complexity import complexity
 from cgrseg.nn import RCA, CGRSeg, ModelSpec, build
 from cgrseg.nn.ablations import BLOCKS, HEADS
-from cgrseg.nn.ablations.hamburger import MatrixFactorisation
+from cgrseg.nn.segnext import MatrixFactorisation
 from cgrseg.weights import artifact
 
 # fields of the spec -> G by the paper's counter and M, as measured on the released blocks

@@ -26,7 +26,7 @@ from cgrseg.nn import build
 from cgrseg.nn.backbones.attention_bias import AttentionBias
 from cgrseg.weights import artifact
 from cgrseg.weights.adapters import load_encoder, load_official, official_key, our_key
-from cgrseg.weights.foreign import read_state
+from cgrseg.weights.checkpoint_reader import read_state
 
 DEAD = ("attention_biases", "attention_bias_idxs", "attention_bias_idxs_seg")
 SIZES = {"s0": "cgrseg_n", "s1": "cgrseg_t", "s2": "cgrseg_b", "l": "cgrseg_l"}

@@ -23,8 +23,9 @@ import cgrseg
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
 from cgrseg.preprocessing import Preprocessing
-from cgrseg.weights import artifact, create
+from cgrseg.weights import artifact
 from cgrseg.weights import hub as hub_client
+from cgrseg.weights import load as create
 
 LABELS = LabelSpace(
     names=("sky", "Straße", "人"), colors=((1, 2, 3), (4, 5, 6), (7, 8, 9)), ignore_index=254, raw_ids={7: 0, 11: 2}

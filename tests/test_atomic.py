@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cgrseg.cli.main import main
-from cgrseg.inference.photos import read_photo
+from cgrseg.images.photos import read_photo
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.inference.sources import find_sources
 from cgrseg.labels import LabelSpace

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cgrseg.cli.main import main
-from cgrseg.data.datasets import open_dataset
-from cgrseg.data.sheet import contact_sheet
+from cgrseg.data.contact_sheet import contact_sheet
+from cgrseg.data.listing import open_dataset
 
 
 def test_good_data_exits_0_and_gives_a_sheet(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,13 +23,12 @@ import torch
 from PIL import Image
 
 from cgrseg.cli.main import main
+from cgrseg.cluster import label_on_cluster
+from cgrseg.cluster.sources import Storage, members, photo_table, read_rows
+from cgrseg.cluster.worker import Labeller
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
-from cgrseg.serving.cluster import label_on_cluster
-from cgrseg.serving.labeller import Labeller
-from cgrseg.serving.rows import members, photo_table, read_rows
-from cgrseg.serving.storage import Storage
 from cgrseg.weights import artifact
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]  # Ray's own warnings are not ours to mend
@@ -179,7 +178,7 @@ def test_a_block_done_again_replaces_itself(tmp_path: Path, weights: Path) -> No
 DYING = """
 import os, signal, sys
 import numpy as np, pyarrow.parquet as pq
-from cgrseg.serving.labeller import Labeller
+from cgrseg.cluster.worker import Labeller
 
 class Dying(Labeller):
     def _prepare(self, row):

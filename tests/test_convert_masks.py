@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cgrseg.cli.main import main
-from cgrseg.data.datasets import open_dataset
-from cgrseg.data.inspect import inspect
+from cgrseg.data.check import inspect
+from cgrseg.data.listing import open_dataset
 
 PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 255]], np.uint8)
 IDS = np.zeros((24, 32), np.uint8)

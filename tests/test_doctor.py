@@ -11,7 +11,7 @@ import torch
 
 from cgrseg.cli.main import main
 from cgrseg.inference.segmenter import Segmenter
-from cgrseg.measure import machine
+from cgrseg.measure import environment as machine
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,10 +15,10 @@ from torch import multiprocessing
 from torch.nn import functional as F
 
 import cgrseg
-from cgrseg.data.datasets import open_dataset
-from cgrseg.data.labelled import Samples
+from cgrseg.data.dataset import Samples
+from cgrseg.data.listing import open_dataset
+from cgrseg.evaluation import Scores, evaluate, label_photo
 from cgrseg.evaluation.confusion import ConfusionMatrix
-from cgrseg.evaluation.evaluate import Scores, evaluate, label_photo
 from cgrseg.evaluation.plots import classes_figure, confusion_figure, side_by_side
 from cgrseg.evaluation.report import text_table, write_report
 from cgrseg.labels import LabelSpace

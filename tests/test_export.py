@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from cgrseg.cli.main import main
 from cgrseg.deploy import export as exporting
 from cgrseg.deploy.export import export
-from cgrseg.deploy.graph import trace
-from cgrseg.deploy.together import together
+from cgrseg.deploy.trace import trace
 from cgrseg.deploy.verify import smooth_photos, verify
+from cgrseg.images.files import together
 from cgrseg.inference import openvino, runtimes
 from cgrseg.inference.openvino import OpenVINONetwork, openvino_core
 from cgrseg.inference.runtimes import find_exported, open_exported
@@ -30,7 +30,7 @@ from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
 from cgrseg.nn.backbones.attention_bias import AttentionBias
 from cgrseg.nn.context import average_pool
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 

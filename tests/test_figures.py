@@ -16,7 +16,7 @@ from cgrseg.cli.main import main
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.paper import figures
-from cgrseg.paper.looking import attention_stages, class_embedding
+from cgrseg.paper.attention_maps import attention_stages, class_embedding
 from cgrseg.paper.published import published
 from cgrseg.paper.tables import Measured
 from cgrseg.preprocessing import Preprocessing

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgrseg.data.datasets import open_dataset
+from cgrseg.data.check import inspect
+from cgrseg.data.dataset import describe_map, id_map
 from cgrseg.data.formats import CITYSCAPES_IDS, COCO_UNUSED, CONTEXT_IDS
-from cgrseg.data.inspect import inspect
-from cgrseg.data.labelled import describe_map, id_map
+from cgrseg.data.listing import open_dataset
 from cgrseg.data.settings import Format
 
 COUNT = {

@@ -11,8 +11,8 @@ from torch import nn
 
 from cgrseg.nn import CGRSeg, build
 from cgrseg.nn.backbones import efficientformerv2 as efficient
-from cgrseg.nn.fuse import FusedCGRSeg, fuse
-from cgrseg.nn.fused import KeptBias
+from cgrseg.nn.fusion import FusedCGRSeg, fuse
+from cgrseg.nn.fusion.modules import KeptBias
 from cgrseg.weights import artifact
 
 SLOW = pytest.mark.slow

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgrseg.data.datasets import open_dataset
-from cgrseg.data.inspect import class_shares, inspect, quick_check
-from cgrseg.data.report import Report
+from cgrseg.data.check import class_shares, inspect, quick_check
+from cgrseg.data.check.report import Report
+from cgrseg.data.listing import open_dataset
 from cgrseg.data.synthetic import Synthetic
-from cgrseg.inference.photos import read_photo
+from cgrseg.images.photos import read_photo
 
 
 def mask_of(root: Path, name: str = "train/0") -> tuple[Path, np.ndarray]:
@@ -51,7 +51,7 @@ def test_shares_are_those_of_the_pixels(squares: Path) -> None:
 
 def test_shares_of_drawn_scenes_and_of_more_masks_than_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = Synthetic(size=(48, 64), count=9, classes=3)
-    monkeypatch.setattr("cgrseg.data.inspect.SHARES_FROM", 3)
+    monkeypatch.setattr("cgrseg.data.check.SHARES_FROM", 3)
     ids = np.concatenate([np.asarray(scenes.read(index)[1]).ravel() for index in (0, 3, 6)])
     assert class_shares(scenes) == pytest.approx(np.bincount(ids, minlength=3) / ids.size, abs=1e-12)
 
@@ -210,9 +210,9 @@ def test_a_split_taken_from_train_is_named_and_not_a_duplicate(squares: Path) ->
 
 
 def test_the_quick_form_opens_a_handful_and_says_so(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cgrseg.data.inspect.HANDFUL", 2)
+    monkeypatch.setattr("cgrseg.data.check.HANDFUL", 2)
     opened: list[Path] = []
-    monkeypatch.setattr("cgrseg.data.inspect.read_photo", lambda path: (opened.append(path), read_photo(path))[1])
+    monkeypatch.setattr("cgrseg.data.check.read_photo", lambda path: (opened.append(path), read_photo(path))[1])
     report = quick_check(squares)
     assert len(opened) == 6 and report.errors == ()
     assert "2 looked at" in str(report)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgrseg.inference import modes
+from cgrseg.inference import predictor as modes
 from cgrseg.nn import CGRSeg, build
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights.adapters import load_official

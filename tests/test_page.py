@@ -28,10 +28,13 @@ from cgrseg.weights import artifact
 pytest.importorskip("gradio", reason="needs the extra app")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
-from cgrseg.serving.app import launch, make_page  # noqa: E402
-from cgrseg.serving.choices import Choices  # noqa: E402
-from cgrseg.serving.comparison import comparison  # noqa: E402
-from cgrseg.serving.viewer import payload, source  # noqa: E402
+from cgrseg.web import launch, make_page  # noqa: E402
+from cgrseg.web.choices import Choices  # noqa: E402
+from cgrseg.web.viewer import (  # noqa: E402
+    comparison,
+    payload,
+    source,
+)
 
 # Gradio and what it stands on call parts of each other old, and leave files for the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings(

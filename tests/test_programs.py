@@ -16,11 +16,11 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from cgrseg.deploy.export import WRITERS
-from cgrseg.deploy.graph import trace
+from cgrseg.deploy.trace import trace
 from cgrseg.inference.programs import EXTRA_FILE, read_program
 from cgrseg.inference.runtimes import open_exported
 from cgrseg.nn import build
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing
 
 GRAPH, SAMPLE = "models/model.json", "data/sample_inputs/model.pt"

@@ -17,9 +17,9 @@ from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
 from cgrseg.deploy import quantizers
 from cgrseg.deploy.export import WRITERS
-from cgrseg.deploy.graph import trace
 from cgrseg.deploy.quantize import find_photos, quantize
 from cgrseg.deploy.quantizers import Images, groups_of, quantize_openvino
+from cgrseg.deploy.trace import trace
 from cgrseg.deploy.verify import smooth_photos
 from cgrseg.inference import runtimes
 from cgrseg.inference.openvino import openvino_core
@@ -27,11 +27,11 @@ from cgrseg.inference.runtimes import find_exported, open_exported
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 from cgrseg.weights.artifact import describe_model
-from cgrseg.weights.create import load
+from cgrseg.weights.load import load
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cgrseg.inference import render
+from cgrseg.images import render
 from cgrseg.labels import LabelSpace
 
 SPACE = LabelSpace(names=("sky", "road"), colors=((0, 0, 255), (255, 0, 0)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from cgrseg.inference.photos import read_photo
+from cgrseg.images.photos import read_photo
 from cgrseg.inference.segmenter import Prepared, Segmenter, batches
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build

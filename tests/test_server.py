@@ -37,10 +37,10 @@ from cgrseg.cli.main import main
 from cgrseg.inference.segmenter import Prepared, Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
-from cgrseg.serving import batching
-from cgrseg.serving.answers import run_lengths
-from cgrseg.serving.limits import Limits
-from cgrseg.serving.server import ServerConfig, make_app, make_carrier
+from cgrseg.server import batching
+from cgrseg.server.app import ServerConfig, make_app, make_carrier
+from cgrseg.server.responses import run_lengths
+from cgrseg.server.uploads import Limits
 from cgrseg.weights import artifact
 
 COLORS = ((200, 0, 0), (0, 200, 0), (0, 0, 200))

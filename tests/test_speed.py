@@ -15,9 +15,10 @@ from torch import nn
 
 from cgrseg.cli.main import main
 from cgrseg.inference.runtimes import Runtime
-from cgrseg.measure import peers, rounds, speed
+from cgrseg.measure import interleave as rounds
+from cgrseg.measure import peers, speed
+from cgrseg.measure.candidates import Choice, parse, prepare
 from cgrseg.measure.complexity import complexity
-from cgrseg.measure.contenders import Choice, parse, prepare
 from cgrseg.measure.report import read_report, render, write_report
 from cgrseg.measure.roofline import Limits, least_seconds, operations
 from cgrseg.measure.stages import PHOTO_TO_LABELS, STAGES, natural_logits, sample_photo

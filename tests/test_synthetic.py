@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from cgrseg.data.labelled import Samples, to_class_ids
+from cgrseg.data.dataset import Samples, to_class_ids
 from cgrseg.data.synthetic import SHAPES, TEXTURES, Synthetic
 
 

@@ -12,8 +12,8 @@ import torch
 
 import cgrseg
 from cgrseg.cli.main import main
-from cgrseg.data.datasets import open_dataset
-from cgrseg.evaluation.evaluate import evaluate
+from cgrseg.data.listing import open_dataset
+from cgrseg.evaluation import evaluate
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights.artifact import save

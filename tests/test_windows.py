@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgrseg.inference import modes
-from cgrseg.inference.resizing import resized
+from cgrseg.inference import predictor as modes
+from cgrseg.inference.bilinear import resized
 from cgrseg.preprocessing import Preprocessing
 
 
@@ -126,7 +126,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from test_windows import Net, drawn
-from cgrseg.inference import modes
+from cgrseg.inference import predictor as modes
 from cgrseg.preprocessing import Preprocessing
 modes.BAND_VALUES = 1 << 20
 

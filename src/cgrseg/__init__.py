@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from cgrseg._process import keep_memory
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.labels import LabelSpace
-    from cgrseg.weights.create import create_model, list_models, load
+    from cgrseg.weights.load import create_model, list_models, load
 
     __version__: str
 
@@ -18,10 +18,10 @@ __all__ = ["LabelSpace", "Segmenter", "__version__", "create_model", "keep_memor
 _HOME_OF = {
     "LabelSpace": "cgrseg.labels",
     "Segmenter": "cgrseg.inference.segmenter",
-    "create_model": "cgrseg.weights.create",
+    "create_model": "cgrseg.weights.load",
     "keep_memory": "cgrseg._process",
-    "list_models": "cgrseg.weights.create",
-    "load": "cgrseg.weights.create",
+    "list_models": "cgrseg.weights.load",
+    "load": "cgrseg.weights.load",
 }
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 1 << 30  # bytes that are free and stay, at most
@@ -35,3 +39,16 @@ def share_cores() -> None:
     milliseconds. It must come before torch is imported, and costs torch 1 %.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and no log lines below errors within the block."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -34,9 +34,9 @@ def app(
     except ImportError as error:
         raise ValueError('the page needs Gradio: pip install "cgrseg[app]"') from error
 
-    from cgrseg.serving.app import launch, make_page
-    from cgrseg.serving.choices import Choices
-    from cgrseg.weights.create import bundled
+    from cgrseg.web import launch, make_page
+    from cgrseg.web.choices import Choices
+    from cgrseg.weights.load import bundled
 
     names = [name.strip() for name in weights.split(",") if name.strip()] if weights else bundled()
     if not names:

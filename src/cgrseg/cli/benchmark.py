@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cgrseg._process import share_cores
 
 if TYPE_CHECKING:
-    from cgrseg.measure.contenders import Export, Target
+    from cgrseg.measure.candidates import Export, Target
     from cgrseg.nn import CGRSeg
 
 
@@ -57,9 +57,8 @@ def benchmark(
     image = None if photo is None else _photo(photo)
 
     from cgrseg.measure import speed
-    from cgrseg.measure.chart import write_chart
-    from cgrseg.measure.contenders import parse
-    from cgrseg.measure.report import render, summary, write_report
+    from cgrseg.measure.candidates import parse
+    from cgrseg.measure.report import render, summary, write_chart, write_report
     from cgrseg.measure.stages import sample_photo
     from cgrseg.paper.published import speeds
 
@@ -75,7 +74,7 @@ def benchmark(
 
 def _photo(path: Path) -> bytes:
     """The file's bytes, once it is known to be a photo."""
-    from cgrseg.inference.photos import read_photo
+    from cgrseg.images.photos import read_photo
 
     read_photo(path)
     return path.read_bytes()

@@ -26,10 +26,10 @@ def check_data(folder: str, *, format: Format = "folder", out: str | None = None
     if out is not None and Path(out).suffix.lower() != ".png":
         raise ValueError(f"--out {out} is no PNG: give a name that ends in .png")
 
-    from cgrseg._atomic import atomic_write
-    from cgrseg.data.inspect import inspect
-    from cgrseg.data.layout import list_dataset
-    from cgrseg.data.sheet import contact_sheet
+    from cgrseg.data.check import inspect
+    from cgrseg.data.contact_sheet import contact_sheet
+    from cgrseg.data.listing import list_dataset
+    from cgrseg.images.files import atomic_write
 
     report = inspect(folder, format)
     print(report.text(limit=limit))

@@ -26,7 +26,7 @@ def convert(source: str, *, out: str, classes: str | None = None, model: str | N
     from cgrseg.preprocessing import Preprocessing
     from cgrseg.weights.adapters import load_official, released_spec
     from cgrseg.weights.artifact import save
-    from cgrseg.weights.foreign import read_state
+    from cgrseg.weights.checkpoint_reader import read_state
 
     labels = None if classes is None else LabelSpace.from_classes_json(classes)
     state = read_state(source)

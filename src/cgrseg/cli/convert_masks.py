@@ -39,7 +39,7 @@ def convert_masks(
 
     from tqdm import tqdm
 
-    from cgrseg.data.recolor import Palette, convert, discover, find_masks, problems, write_classes
+    from cgrseg.data.convert_masks import Palette, convert, discover, find_masks, problems, write_classes
 
     masks = find_masks(folder)
     masks = [path for path in masks if not path.resolve().is_relative_to(target.resolve())]

@@ -14,7 +14,7 @@ def doctor(*, device: str = "auto") -> int:
     """
     from collections.abc import Callable
 
-    from cgrseg.measure import machine
+    from cgrseg.measure import environment as machine
 
     sections: dict[str, Callable[[], list[machine.Finding]]] = {
         "versions": machine.versions,

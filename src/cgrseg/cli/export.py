@@ -58,7 +58,7 @@ def export(
 
     from cgrseg.deploy.export import FORMATS
     from cgrseg.deploy.export import export as write
-    from cgrseg.weights.create import find_weights, load
+    from cgrseg.weights.load import find_weights, load
 
     path = find_weights(weights)
     if data is not None:

@@ -68,9 +68,9 @@ def figures(
 
 def _look(name: str, photo: str, weights: str, layer: str, channel: int | None, device: str) -> Any:
     import cgrseg
-    from cgrseg.inference.photos import read_photo
+    from cgrseg.images.photos import read_photo
     from cgrseg.paper import figures as draw
-    from cgrseg.paper.looking import attention_stages, class_embedding
+    from cgrseg.paper.attention_maps import attention_stages, class_embedding
 
     model = cgrseg.load(weights, device)
     pixels = read_photo(photo)
@@ -102,7 +102,7 @@ def _predictions(photos: list[str], weights: list[str], device: str) -> Any:
 
 def _labelled(photo: Path) -> tuple[Any, int]:
     """The split that a photo of a dataset folder belongs to, and its place there."""
-    from cgrseg.data.datasets import open_dataset
+    from cgrseg.data.listing import open_dataset
 
     if not photo.is_file():
         raise FileNotFoundError(f"no photo at {photo}")

@@ -43,7 +43,7 @@ def info(name: str, *, size: str = "512x512", num_classes: int = 150) -> int:
 
     from cgrseg.measure.complexity import complexity
     from cgrseg.nn import VARIANTS, build
-    from cgrseg.weights.create import bundled, load
+    from cgrseg.weights.load import bundled, load
 
     is_file = name not in VARIANTS and (name.endswith(".safetensors") or Path(name).exists() or name in bundled())
     model: Any

@@ -111,7 +111,7 @@ def _predict_on_cluster(
         if value is not None and value < 1:
             raise ValueError(f"--{flag} is {value}: it must be at least 1")
     try:
-        from cgrseg.serving.cluster import label_on_cluster
+        from cgrseg.cluster import label_on_cluster
     except ImportError as error:
         raise ValueError(f'--engine ray needs {error.name}: pip install "cgrseg[cluster]"') from error
     from tqdm import tqdm

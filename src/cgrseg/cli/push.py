@@ -35,7 +35,7 @@ def push(
         raise ValueError(f"{repository!r} is no repository of the hub: write USER/NAME")
 
     from cgrseg.weights import hub
-    from cgrseg.weights.create import find_weights
+    from cgrseg.weights.load import find_weights
 
     path = find_weights(weights)
     pages = hub.pages(path, repository, terms=terms, limits=limits, license=license)

@@ -63,9 +63,9 @@ def serve(
         raise ValueError(f"{key_file or 'CGRSEG_API_KEY'} holds no key: write one into it, or leave it out")
 
     try:
-        from cgrseg.serving.limits import Limits
-        from cgrseg.serving.server import ServerConfig
-        from cgrseg.serving.server import serve as run
+        from cgrseg.server.app import ServerConfig
+        from cgrseg.server.app import serve as run
+        from cgrseg.server.uploads import Limits
     except ImportError as error:
         raise ValueError(f'the server needs {error.name}: pip install "cgrseg[serve]"') from error
     limits = Limits(

@@ -38,7 +38,7 @@ def tables(
     if out is None:
         print(text, end="")
         return
-    from cgrseg._atomic import atomic_write
+    from cgrseg.images.files import atomic_write
 
     with atomic_write(out) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -57,8 +57,8 @@ def val(
     from time import perf_counter
 
     import cgrseg
-    from cgrseg.data.datasets import open_dataset
-    from cgrseg.evaluation.evaluate import evaluate, label_photo
+    from cgrseg.data.listing import open_dataset
+    from cgrseg.evaluation import evaluate, label_photo
     from cgrseg.evaluation.processes import launched, rank
     from cgrseg.evaluation.report import text_table, write_report
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cgrseg.labels import LabelSpace
 
-from .labelled import Ids, Labelled, read_mask_file
+from .dataset import Ids, Labelled, read_mask_file
 
 IGNORE = 255
 # COCO's thing ids (stored as id - 1) that no photo has; the other ids are renumbered in order.

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from cgrseg.labels import LabelSpace
 
-from .labelled import Ids
+from .dataset import Ids
 
 Grid = np.ndarray[Any, np.dtype[np.float32]]
 Outline = list[tuple[Grid, int]]  # polygons [N, 2] in a circle of radius 1, drawn in order with 1 or cut out with 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as V  # type: ignore[import-unt
 
 from cgrseg.preprocessing import Preprocessing, Size
 
-from .labelled import Ids, Samples
+from .dataset import Ids, Samples
 from .sampling import generator, sample_index
 from .settings import Augmentation
 

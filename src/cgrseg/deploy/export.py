@@ -12,16 +12,16 @@ from typing import Any, Literal
 import torch
 from torch.export import ExportedProgram
 
+from cgrseg._process import quiet
+from cgrseg.images.files import together
 from cgrseg.inference.programs import EXTRA_FILE, PACKAGE, processor
-from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import METADATA_KEY, SUFFIXES, require
 from cgrseg.nn import CGRSeg
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import describe_model
 
-from .graph import Io, trace
-from .together import together
+from .trace import Io, trace
 from .verify import BATCHES, SIZES, Check, verify
 
 OPSET = 20  # the first with a Gelu of its own: five operations before, which ONNX Runtime did not join

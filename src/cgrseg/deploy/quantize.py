@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cgrseg.data.datasets import photo_files, split_folders
+from cgrseg.data.listing import photo_files, split_folders
+from cgrseg.images.files import together
+from cgrseg.images.photos import read_photo
 from cgrseg.inference.labelmap import label_map
-from cgrseg.inference.photos import read_photo
 from cgrseg.inference.runtimes import SUFFIXES, installed, open_exported, require
 from cgrseg.nn import CGRSeg
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing, Size
 from cgrseg.weights.artifact import describe_model
 
 from .export import WRITERS, require_exporter, write_report
-from .graph import trace
 from .quantizers import Images, groups_of, quantize_onnx, quantize_openvino
-from .together import together
+from .trace import trace
 
 Int8Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Int8Format, ...] = ("onnx", "openvino")

@@ -19,9 +19,9 @@ import numpy as np
 from torch.export import ExportedProgram
 from tqdm import tqdm
 
+from cgrseg._process import quiet
+from cgrseg.images.photos import read_photo
 from cgrseg.inference.openvino import openvino_core
-from cgrseg.inference.photos import read_photo
-from cgrseg.inference.quiet import quiet
 from cgrseg.inference.runtimes import METADATA_KEY
 from cgrseg.preprocessing import Preprocessing
 

@@ -21,7 +21,7 @@ from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Size
 from cgrseg.weights.artifact import describe_model
 
-from .graph import Io
+from .trace import Io
 
 SIZES: tuple[Size, ...] = ((512, 512), (512, 683), (333, 500), (720, 1280), (64, 96))
 BATCHES = (1, 3)

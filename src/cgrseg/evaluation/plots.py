@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from cgrseg.inference import render
-from cgrseg.inference.render import Pixels
+from cgrseg.images import render
+from cgrseg.images.render import Pixels
 from cgrseg.labels import LabelSpace
 
 from .confusion import ConfusionMatrix

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cgrseg._atomic import atomic_write
-from cgrseg.data.labelled import Samples
-from cgrseg.inference import render
-from cgrseg.inference.render import Pixels
+from cgrseg.data.dataset import Samples
+from cgrseg.images import render
+from cgrseg.images.files import atomic_write
+from cgrseg.images.render import Pixels
 
-from .evaluate import Scores
+from . import Scores
 from .plots import classes_figure, confusion_figure, legend_entries, side_by_side
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cgrseg.preprocessing import Size
 
-from .resizing import Blocks, blocks, resized, steps
+from .bilinear import Blocks, blocks, resized, steps
 
 CACHED_VALUES = 1 << 19  # floats that a CPU works on at a time: they fit into its cache
 BAND_VALUES = 1 << 22  # floats that one band of full-size logits may hold

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images import render
+from cgrseg.images.files import atomic_write
 
-from . import render
 from .result import Segmentation
 from .segmenter import Prepared, Segmenter, batches
 from .sources import Source

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .quiet import quiet
+from cgrseg._process import quiet
 
 EXTRA_FILE = "cgrseg.json"  # inside a .pt2: what the file says of its model
 PACKAGE = ".aoti.pt2"  # how the names of packages end

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images import render
+from cgrseg.images.files import atomic_write
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Size
 
-from . import render
 from .labelmap import confidence
 
 RUN_LENGTHS = 3  # zlib's Z_RLE: label maps in half the time of the default, at nearly its size

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgrseg.images.photos import Photo, read_photo
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
-from cgrseg.nn.fuse import fuse
+from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing, Size
-from cgrseg.weights.create import computes_bf16, load
+from cgrseg.weights.load import computes_bf16, load
 
 from .labelmap import label_map
-from .photos import Photo, read_photo
 from .result import Segmentation
 from .runtimes import Runtime, find_exported, open_exported
 
@@ -47,7 +47,7 @@ class Segmenter:
 
     Args:
         model: a weights file, the name of bundled weights, a file or folder of `cgrseg export`, or a model. That
-            one is set to evaluation mode and a folded copy of it is used (`cgrseg.nn.fuse`), so later changes
+            one is set to evaluation mode and a folded copy of it is used (`cgrseg.nn.fusion`), so later changes
             to it are not followed; one that was never saved gets numbered classes and the default
             preprocessing.
         runtime: of a file or folder of `cgrseg export`: "torch" (.pt2), "onnx" or "openvino"; "auto" takes a
@@ -143,7 +143,7 @@ class Segmenter:
             One `Segmentation`, or a list of them in the order of the photos.
 
         Raises:
-            OSError, ValueError: a photo can't be read, see `cgrseg.inference.photos.read_photo`.
+            OSError, ValueError: a photo can't be read, see `cgrseg.images.photos.read_photo`.
         """
         if not isinstance(photos, list | tuple):
             return self.run([self.prepare(photos)])[0]

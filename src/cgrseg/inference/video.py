@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images import render
+from cgrseg.images.files import atomic_write
 from cgrseg.labels import Color
 
-from . import render
 from .result import Segmentation
 from .segmenter import Segmenter
 

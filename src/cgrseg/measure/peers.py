@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cgrseg._process import quiet
 from cgrseg.inference.openvino import OpenVINONetwork
-from cgrseg.inference.quiet import quiet
 from cgrseg.preprocessing import Size
 
 SEGFORMER = {  # depths, widths, decoder's width

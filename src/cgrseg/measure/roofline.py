@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from cgrseg.preprocessing import Size
 
-from .rounds import clocked
+from .interleave import clocked
 
 SIDE = 1536  # of the matrices that are multiplied, on a CPU also as a 1x1 convolution
 SIDE_OF_MAP = 48  # width of the map

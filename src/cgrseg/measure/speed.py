@@ -18,15 +18,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgrseg.preprocessing import Size
-from cgrseg.weights.create import usable_device
+from cgrseg.weights.load import usable_device
 
-from . import machine
+from . import environment as machine
+from .candidates import Choice, Contender, Export, open_contender, prepare
+from .cold_start import measure_fresh
 from .complexity import complexity
-from .contenders import Choice, Contender, Export, open_contender, prepare
-from .fresh import measure_fresh
+from .interleave import CALLS, clocked, percentile, ratio, take_turns
 from .report import FORMAT, Report
 from .roofline import Limits, least_seconds, measure_limits, operations
-from .rounds import CALLS, clocked, percentile, ratio, take_turns
 from .stages import PHOTO_TO_LABELS, REGIONS, STAGES, sample_photo, staged
 
 GAIN = 1.03  # a larger batch must bring this much, or the sweep ends

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgrseg.images.photos import read_photo_bytes
+from cgrseg.images.render import mask_picture
 from cgrseg.inference.labelmap import label_map
-from cgrseg.inference.photos import read_photo_bytes
-from cgrseg.inference.render import mask_picture
 from cgrseg.inference.result import RUN_LENGTHS
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Preprocessing, Size
 
-from .contenders import Contender
+from .candidates import Contender
 
 STAGES = ("decode", "resize", "normalise", "network", "label map", "encode")
 PHOTO_TO_LABELS = STAGES[:-1]  # what "photo to label map" sums up

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import ModelSpec
 
-from .looking import Heat, Photo, Stages
+from .attention_maps import Heat, Photo, Stages
 from .published import published
 from .tables import Measured, cost_of, same_architecture, spec_of
 

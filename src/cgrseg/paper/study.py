@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 from cgrseg.training.config import TrainConfig
 from cgrseg.weights.artifact import describe
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 
 from .config import TrainConfig
 

@@ -12,16 +12,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from cgrseg.data.labelled import Samples, describe_map
-from cgrseg.evaluation.evaluate import Scores, evaluate
+from cgrseg.data.dataset import Samples, describe_map
+from cgrseg.evaluation import Scores, evaluate
 from cgrseg.weights.artifact import save
 
 from .checkpoint import RunFolder
 from .config import TrainConfig
-from .optimization import rate, set_rate
-from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
-from .report import draw
 from .losses import teacher_loss
+from .optimization import rate, set_rate
+from .pictures import draw
+from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
 from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts, with_precision
 
 
@@ -88,7 +88,13 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
 
 
 def train_step(
-    fabric: Fabric, config: TrainConfig, parts: Parts, images: Tensor, labels: Tensor, step: int, teacher: Tensor | None = None
+    fabric: Fabric,
+    config: TrainConfig,
+    parts: Parts,
+    images: Tensor,
+    labels: Tensor,
+    step: int,
+    teacher: Tensor | None = None,
 ) -> tuple[float, bool]:
     """One optimizer step: (its loss, whether loss and gradient were finite). One that was not changes nothing."""
     before = [buffer.clone() for buffer in parts.buffers]
@@ -102,7 +108,9 @@ def train_step(
             logits = parts.model(some_images)
             loss = parts.loss(logits, some_labels, count=count, share=1 / config.accumulate)
             if teacher is not None and config.loss.teacher:
-                loss = loss + config.loss.teacher / config.accumulate * teacher_loss(logits, teacher.chunk(config.accumulate)[number])
+                loss = loss + config.loss.teacher / config.accumulate * teacher_loss(
+                    logits, teacher.chunk(config.accumulate)[number]
+                )
             fabric.backward(loss)
         total = total + loss.detach()
     norm = fabric.clip_gradients(

@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from cgrseg.data.datasets import open_dataset
-from cgrseg.data.inspect import class_shares, quick_check
-from cgrseg.data.labelled import Samples
+from cgrseg.data.check import class_shares, quick_check
+from cgrseg.data.dataset import Samples
+from cgrseg.data.listing import open_dataset
 from cgrseg.data.sampling import StepSampler
 from cgrseg.data.synthetic import Synthetic
 from cgrseg.data.transforms import TrainingCrops, collate
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing
-from cgrseg.weights.create import computes_bf16, create_model, usable_device
-from cgrseg.weights.initial import start_from
+from cgrseg.weights.load import computes_bf16, create_model, start_from, usable_device
 
 from .config import TrainConfig
 from .losses import SegmentationLoss
@@ -158,7 +157,9 @@ def make_data(config: TrainConfig) -> Data:
     resize_to = config.augment.resize_to
     lite = "lite" in create_model(config.model, num_classes=2, **config.spec).spec.backbone
     pixels: dict = {"mean": (127.0,) * 3, "std": (128.0,) * 3} if lite else {}
-    preprocessing = Preprocessing(**pixels, short_side=resize_to and min(resize_to), long_side=resize_to and max(resize_to))
+    preprocessing = Preprocessing(
+        **pixels, short_side=resize_to and min(resize_to), long_side=resize_to and max(resize_to)
+    )
     return Data(splits["train"], splits["val"], splits.get("test", splits["val"]), preprocessing)
 
 
@@ -202,7 +203,10 @@ def load_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, list[str]]]:
     """From `first_step` on: images [b, 3, crop, crop], labels [b, crop, crop] on the device, unreadable pairs."""
     crops = TrainingCrops(
-        samples=data.train, augmentation=config.augment, preprocessing=data.preprocessing, seed=config.seed,
+        samples=data.train,
+        augmentation=config.augment,
+        preprocessing=data.preprocessing,
+        seed=config.seed,
         teacher=config.teacher and Path(config.teacher),
     )
     loader = DataLoader(

@@ -14,7 +14,7 @@ from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec
 from cgrseg.nn.backbones.attention_bias import AttentionBias, table_fits
 from cgrseg.nn.backbones.efficientformerv2 import SIZES, EfficientFormerV2
 
-from .foreign import Source, read_state, source_name
+from .checkpoint_reader import Source, read_state, source_name
 
 ENOUGH = 0.95  # of our tensors must be filled
 CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, ModelSpec
 from cgrseg.nn.backbones.attention_bias import table_fits
-from cgrseg.nn.fuse import FusedCGRSeg
+from cgrseg.nn.fusion import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing
 
 FORMAT = 1

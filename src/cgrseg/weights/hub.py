@@ -14,7 +14,7 @@ from urllib.request import getproxies
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
-from cgrseg._atomic import atomic_write
+from cgrseg.images.files import atomic_write
 
 from . import artifact
 from .card import config, model_card

@@ -45,9 +45,7 @@ class SamePadConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         total = kernel - stride  # even sides: ceil(n/s) outputs need (n/s - 1)·s + kernel - n = kernel - s zeros
         symmetric = total // 2 if total % 2 == 0 else 0
-        super().__init__(
-            in_channels, out_channels, kernel, stride=stride, padding=symmetric, groups=groups, bias=False
-        )
+        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=symmetric, groups=groups, bias=False)
         before = total // 2
         self.extra = (before, total - before, before, total - before) if total % 2 else None
 
@@ -171,9 +169,13 @@ def timm_key(key: str, stages: Sequence[int]) -> str:
     """
     head, _, rest = key.partition(".")
     if head != "_blocks":
-        return {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}[
-            head
-        ] + f".{rest}"
+        return {
+            "_conv_stem": "conv_stem",
+            "_bn0": "bn1",
+            "_conv_head": "conv_head",
+            "_bn1": "bn2",
+            "_fc": "classifier",
+        }[head] + f".{rest}"
     number, name, kind = rest.split(".")
     index, stage = int(number), 0
     while index >= stages[stage]:

@@ -1,0 +1,130 @@
+"""Any number of photos on any number of machines, with Ray Data: the same masks as `cgrseg predict` makes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from cgrseg.weights.load import find_weights
+
+from .sources import ROWS, Storage, read_rows
+from .worker import MANIFEST, Labeller, name_hash
+
+SHOWN = 20  # errors that the summary quotes; the manifest has all
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Args:
+        photos: labelled in this run.
+        failed: rows with an error in this run.
+        there: rows that earlier runs had done.
+        errors: the first few.
+    """
+
+    photos: int = 0
+    failed: int = 0
+    there: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+def label_on_cluster(
+    sources: Sequence[str],
+    *,
+    weights: str,
+    out: str,
+    kinds: Sequence[str] = ("mask",),
+    batch: int = 1,
+    short_side: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    resume: bool = False,
+    rows: int = ROWS,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Summary:
+    """Label all photos of `sources` on the Ray cluster that is at hand (`RAY_ADDRESS`), or on this machine.
+
+    Outputs and manifest appear in `out` block by block. A photo that can't be labelled is a row with an error. A
+    worker that dies is replaced, and its block done again. A run that ended early goes on with `resume`.
+
+    Args:
+        sources: see `cgrseg.cluster.sources.read_rows`.
+        weights: a file or a name; its content travels to the workers.
+        out: folder or URL, which all workers can write to.
+        kinds: of overlay, mask, confidence and parquet.
+        batch: photos of equal padded size that go through the network together.
+        short_side: as for `Segmenter`.
+        device: "auto" gives each worker a GPU where the cluster has any; "cpu" or "cuda".
+        workers: models at once, each with one core or one GPU; None lets Ray add workers while there is room.
+        resume: leave what the manifest in `out` says is done.
+        rows: photos in a block of paths.
+        progress: told how many more rows are done.
+
+    Raises:
+        OSError, ValueError: a source, the weights or `out` are wrong; or `out` holds a run and `resume` is off.
+    """
+    content = Path(find_weights(weights)).read_bytes()
+    done = finished(out)
+    if len(done) and not resume:
+        raise ValueError(f"{out} holds the manifest of an earlier run: add --resume, or choose another --out")
+    _start_ray()
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpu = device.startswith("cuda") or (device == "auto" and there.get("GPU", 0) > 0)
+    room = max(int(there.get("GPU" if gpu else "CPU", 1)), 1)
+    shipped = ray.put(content)  # held here: a worker that is started again still finds it
+    models = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1, max_size=room)
+    dataset = read_rows(sources, out=out, rows=rows).map_batches(
+        Labeller,
+        fn_constructor_kwargs={
+            "weights": shipped,
+            "out": out,
+            "kinds": tuple(kinds),
+            "batch": batch,
+            "short_side": short_side,
+            "device": "cuda" if gpu else "cpu",
+            "done": done,
+        },
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=models,
+        num_cpus=None if gpu else 1,
+        num_gpus=1 if gpu else None,
+    )
+    summary = Summary(there=len(done))
+    block: Any
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        errors = [error for error in block.column("error").to_pylist() if error is not None]
+        summary.photos += len(block) - len(errors)
+        summary.failed += len(errors)
+        summary.errors += errors[: SHOWN - len(summary.errors)]
+        progress(len(block))
+    return summary
+
+
+def finished(out: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Sorted hashes of the names in the manifest; errors count as done."""
+    storage = Storage(out)
+    hashes = [
+        name_hash(json.loads(line)["name"])
+        for name in storage.names(MANIFEST)
+        for line in storage.read(name).decode().splitlines()
+    ]
+    return np.unique(np.array(hashes, np.uint64))
+
+
+def _start_ray() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    DataContext.get_current().enable_progress_bars = False

@@ -1,0 +1,229 @@
+"""What a cluster is given, as rows: folders, globs, Parquet tables and tars of photos."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cgrseg.inference.sources import PHOTO_SUFFIXES, find_sources, output_names
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+import secrets
+
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
+
+ROWS = 256  # photos in a block of paths: the unit that is done again when a worker dies
+# At once. They take no core, so that models may have all of them; Ray's own reader of Parquet takes one that it never
+# gets when all are taken.
+READERS = 4
+SCHEMA = pa.schema([("name", pa.string()), ("path", pa.string())])
+
+
+def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
+    """A Ray dataset of `name` (of the outputs, unique) and `path` or `bytes` of each photo.
+
+    Args:
+        sources: all photos, folders and globs; or all Parquet files or folders of them, with a column `path`, or
+            `bytes` and `name`; or all WebDataset tars. Paths or URLs; globs are local.
+        out: the output folder, which is never a source.
+        rows: photos in a block of paths.
+
+    Raises:
+        OSError, ValueError: a source names nothing, or the kinds are mixed.
+    """
+    import ray
+
+    kinds = {_kind(source) for source in sources}
+    if len(kinds) > 1:
+        raise ValueError(f"{', '.join(sorted(kinds))} at once: give sources of one kind in a run")
+    (kind,) = kinds
+    if kind == "photos":
+        table = photo_table(sources, out=out)
+        return ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(table), rows)])
+    files = [part for source in sources for part in _parts(source, f".{kind}")]
+    listed = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    if kind == "tar":
+        return listed.flat_map(members, num_cpus=0, concurrency=READERS)
+    _check_columns(files[0])
+    return listed.map_batches(table_rows, batch_size=1, batch_format="pyarrow", num_cpus=0, concurrency=READERS)
+
+
+def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
+    """Names and paths of photo files; local ones are named as `cgrseg predict` names them."""
+    if not any("://" in source for source in sources):
+        found = find_sources(sources, out=Path(out))
+        videos = [source for source in found if source.is_video]
+        if videos:
+            raise ValueError(f"{videos[0].path} is a video: the cluster takes photos, `--engine local` takes both")
+        root = Path(os.path.abspath(out))
+        names = [source.output.relative_to(root).as_posix() for source in found]
+        return pa.table({"name": names, "path": [str(source.path) for source in found]}, schema=SCHEMA)
+    paths: list[str] = []
+    relative: list[Path] = []
+    for source in sources:
+        storage = Storage(source)
+        if storage.kind() == "file":
+            paths.append(source)
+            relative.append(Path(PurePosixPath(source).name))
+            continue
+        inside = [name for name in storage.names() if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES]
+        if not inside:
+            raise ValueError(f"{source} holds no photo: their names end in {' '.join(sorted(PHOTO_SUFFIXES))}")
+        paths += [f"{source.rstrip('/')}/{name}" for name in inside]
+        relative += [Path(name) for name in inside]
+    names = [name.as_posix() for name in output_names(relative)]
+    if len(set(names)) < len(names):
+        raise ValueError("two sources hold photos of the same name: label them into two folders")
+    return pa.table({"name": names, "path": paths}, schema=SCHEMA)
+
+
+def members(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The photos of one tar, named by the tar and their place in it."""
+    stem = PurePosixPath(row["file"]).stem
+    with tarfile.open(fileobj=BytesIO(Storage(row["file"]).read())) as tar:
+        for member in tar:
+            if member.isfile() and PurePosixPath(member.name).suffix.lower() in PHOTO_SUFFIXES:
+                content = tar.extractfile(member)
+                assert content is not None
+                yield {"name": f"{stem}/{member.name}", "bytes": content.read()}
+
+
+def table_rows(batch: pa.Table) -> Iterator[pa.Table]:
+    """The rows of Parquet files, a part at a time: name and bytes as they are, or paths and names made of them."""
+    for file in batch.column("file").to_pylist():
+        storage = Storage(file)
+        with storage.files.open_input_file(storage.root) as opened:
+            parquet = pq.ParquetFile(opened)
+            stored = {"name", "bytes"} <= set(parquet.schema_arrow.names)
+            for part in parquet.iter_batches(ROWS, columns=["name", "bytes"] if stored else ["path"]):
+                table = pa.Table.from_batches([part])
+                yield table if stored else _name_by_path(table)
+
+
+def _kind(source: str) -> str:
+    for suffix in ("parquet", "tar"):
+        if source.endswith(f".{suffix}"):
+            return suffix
+    if "://" in source or os.path.isdir(source):
+        storage = Storage(source)
+        if storage.kind() == "folder":
+            for name in storage.names():
+                suffix = PurePosixPath(name).suffix.lower()
+                if suffix in PHOTO_SUFFIXES:
+                    break
+                if suffix in (".parquet", ".tar"):
+                    return suffix[1:]
+    return "photos"
+
+
+def _parts(source: str, suffix: str) -> list[str]:
+    storage = Storage(source)
+    if storage.kind() == "nothing":
+        raise FileNotFoundError(f"{source} is not there: name a file or folder of {suffix} files")
+    if storage.kind() == "file":
+        return [source]
+    return [f"{source.rstrip('/')}/{name}" for name in storage.names() if name.endswith(suffix)]
+
+
+def _check_columns(file: str) -> None:
+    storage = Storage(file)
+    names = pq.read_schema(storage.root, filesystem=storage.files).names
+    if "path" not in names and not {"name", "bytes"} <= set(names):
+        raise ValueError(f"{file} has the columns {', '.join(names)}: it needs path, or name and bytes")
+
+
+def _name_by_path(table: pa.Table) -> pa.Table:
+    paths = table.column("path")
+    names = [path.partition("://")[2] if "://" in path else path for path in paths.to_pylist()]
+    return pa.table({"name": [name.lstrip("/") for name in names], "path": paths}, schema=SCHEMA)
+
+
+class Storage:
+    """A folder that may lie anywhere.
+
+    Args:
+        url: a path, or a URL that pyarrow (s3://, gs://, hdfs://, file://, …) or fsspec knows.
+
+    Raises:
+        ValueError: neither knows such a URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.files, self.root = _resolve(url)
+        self.is_local = isinstance(self.files, fs.LocalFileSystem)
+
+    def read(self, name: str = "") -> bytes:
+        """The content of a file below the root; "" is the root itself.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        with self.files.open_input_stream(self._path(name), compression=None) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all, over what was there; missing folders are made."""
+        path = self._path(name)
+        self.files.create_dir(os.path.dirname(path), recursive=True)
+        # A bucket shows an object only when it is complete; elsewhere it takes its name at the end.
+        unfinished = f"{os.path.dirname(path)}/.unfinished-{secrets.token_hex(6)}" if self.is_local else path
+        try:
+            with self.files.open_output_stream(unfinished, compression=None) as stream:
+                stream.write(content)
+            if self.is_local:
+                os.replace(unfinished, path)
+        finally:
+            if self.is_local and os.path.exists(unfinished):
+                os.unlink(unfinished)
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name is there."""
+        return bool(self.files.get_file_info(self._path(name)).type == fs.FileType.File)
+
+    def remove(self, name: str) -> None:
+        """Delete a file that is there."""
+        self.files.delete_file(self._path(name))
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        """All files below a folder, relative to the root, sorted; hidden ones are left out."""
+        selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
+        paths = [info.path for info in self.files.get_file_info(selector) if info.type == fs.FileType.File]
+        for path in sorted(paths):
+            name = path[len(self.root) :].lstrip("/")
+            if not any(part.startswith(".") for part in name.split("/")):
+                yield name
+
+    def kind(self) -> str:
+        """ "file", "folder" or "nothing": what stands at the root."""
+        found = self.files.get_file_info(self.root).type
+        return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(found, "nothing")
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+
+def _resolve(url: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in url:
+        return fs.LocalFileSystem(), os.path.abspath(url).rstrip("/") or "/"
+    try:
+        files, root = fs.FileSystem.from_uri(url)
+        return files, root.rstrip("/")
+    except (ArrowInvalid, ArrowNotImplementedError):
+        pass
+    try:
+        import fsspec
+
+        known: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{url} lies where neither pyarrow nor fsspec can read: {error}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(known[0])), known[1].rstrip("/")

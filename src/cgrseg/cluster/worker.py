@@ -1,0 +1,232 @@
+"""One worker of the cluster: it holds one model, labels a block of rows and writes what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from cgrseg._process import keep_memory
+from cgrseg.images import render
+from cgrseg.images.photos import read_photo_bytes
+from cgrseg.inference.pipeline import FAILURES
+from cgrseg.inference.result import Segmentation
+from cgrseg.inference.segmenter import Prepared, Segmenter, batches
+from cgrseg.inference.sources import PHOTO_OUTPUTS
+from cgrseg.server.responses import make_answer
+
+from .sources import Storage
+
+MANIFEST = "manifest"
+TABLE = "table"
+READERS = 2
+OUTCOME = pa.schema([("name", pa.string()), ("error", pa.string())])
+RESULT = pa.schema(
+    [
+        *OUTCOME,
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("mask", pa.binary()),
+        ("shares", pa.map_(pa.string(), pa.float64())),
+        ("confidence", pa.float64()),
+    ]
+)
+Row = dict[str, Any]
+
+
+class Labeller:
+    """Ray Data makes one in each worker process and hands it blocks.
+
+    A block is done when its part of the manifest is written, after its outputs. A part's name follows from the
+    names in it, so that a block which is done again, because its worker died, replaces itself.
+
+    Args:
+        weights: the content of the weights file, or Ray's reference to it.
+        out: folder or URL of the outputs.
+        kinds: of overlay, mask, confidence (files for each photo) and parquet (a table for each block).
+        batch: photos of equal padded size that go through the network together.
+        short_side, device: as for `Segmenter`.
+        done: sorted hashes (`name_hash`) of names that earlier runs have done.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: bytes | ray.ObjectRef[bytes],
+        out: str,
+        kinds: Sequence[str],
+        batch: int,
+        short_side: int | None,
+        device: str,
+        done: np.ndarray[Any, np.dtype[np.uint64]],
+    ) -> None:
+        self.out, self.kinds, self.batch, self.done = Storage(out), kinds, batch, done
+        keep_memory()
+        content = weights if isinstance(weights, bytes) else ray.get(weights)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "weights.safetensors")
+            path.write_bytes(content)
+            self.segmenter = Segmenter(path, device=device, short_side=short_side)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Label the rows that are not done yet; returns their names and errors (null where it went well)."""
+        rows = [row for row in block.to_pylist() if not self._is_done(row["name"])]
+        if not rows:
+            return OUTCOME.empty_table()
+        names = [row["name"] for row in rows]
+        part = f"part-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:20]}"
+        attempts = Attempts(self.out, part)
+        labelled = self._label(rows) if attempts.is_first else self._label_one_by_one(rows, attempts)
+        outcomes = {row["name"]: row for row in labelled}
+        results = [outcomes[name] for name in names]
+        if "parquet" in self.kinds:
+            buffer = BytesIO()
+            table = pa.Table.from_pylist(results, schema=RESULT)
+            pq.write_table(table, buffer, compression="zstd")
+            self.out.write(f"{TABLE}/{part}.parquet", buffer.getvalue())
+        lines = [json.dumps({"name": row["name"], "error": row.get("error")}) for row in results]
+        self.out.write(f"{MANIFEST}/{part}.jsonl", ("\n".join(lines) + "\n").encode())
+        attempts.close()
+        return pa.Table.from_pylist([{"name": row["name"], "error": row.get("error")} for row in results], OUTCOME)
+
+    def _is_done(self, name: str) -> bool:
+        wanted = np.uint64(name_hash(name))
+        place = int(np.searchsorted(self.done, wanted))
+        return place < len(self.done) and bool(self.done[place] == wanted)
+
+    def _label_one_by_one(self, rows: Sequence[Row], attempts: Attempts) -> Iterator[Row]:
+        """After a death: a photo that killed its worker again and again is a row with an error."""
+        for row in rows:
+            name = row["name"]
+            if attempts.is_deadly(name):
+                cure = "it may need more memory than there is: set --short-side, or make it smaller"
+                yield _failure(name, RuntimeError(f"{name}: {DEADLY} workers died on it: {cure}"))
+                continue
+            attempts.note(name)
+            yield from self._label([row])
+
+    def _label(self, rows: Sequence[Row]) -> Iterator[Row]:
+        failed: list[Row] = []
+        with ThreadPoolExecutor(READERS) as pool:
+            for group in batches(self._read_ahead(rows, pool, failed), self.batch):
+                try:
+                    results = self.segmenter.run([item for _, item in group])
+                except FAILURES as error:
+                    failed += [_failure(name, error) for name, _ in group]
+                    continue
+                yield from pool.map(self._finish, [name for name, _ in group], results)
+        yield from failed
+
+    def _read_ahead(
+        self, rows: Sequence[Row], pool: ThreadPoolExecutor, failed: list[Row]
+    ) -> Iterator[tuple[str, Prepared]]:
+        reading: deque[tuple[str, Future[Prepared]]] = deque()
+        waiting = iter(rows)
+        while True:
+            for row in islice(waiting, READERS + 2 * self.batch - len(reading)):
+                reading.append((row["name"], pool.submit(self._prepare, row)))
+            if not reading:
+                return
+            name, future = reading.popleft()
+            try:
+                yield name, future.result()
+            except FAILURES as error:
+                failed.append(_failure(name, error))
+
+    def _prepare(self, row: Row) -> Prepared:
+        name = PurePosixPath(row["name"])
+        if name.is_absolute() or ".." in name.parts or not name.name:
+            raise ValueError(f"{name} is no name for an output: it must be a relative path without ..")
+        path = row.get("path")
+        data = row["bytes"] if path is None else Storage(path).read()
+        return self.segmenter.prepare(read_photo_bytes(data, path or row["name"]))
+
+    def _finish(self, name: str, result: Segmentation) -> Row:
+        try:
+            for kind in self.kinds:
+                if kind != "parquet":
+                    self.out.write(name + PHOTO_OUTPUTS[kind], _picture(result, kind))
+        except FAILURES as error:
+            return _failure(name, error)
+        if "parquet" not in self.kinds:
+            return {"name": name}
+        height, width = result.labels.shape
+        mask = make_answer(result, "mask", confidence=True)
+        return {
+            "name": name,
+            "height": height,
+            "width": width,
+            "mask": mask.content,
+            "shares": list(result.areas().items()),
+            "confidence": mask.confidence,
+        }
+
+
+def name_hash(name: str) -> int:
+    """64 bits of a name: ten million names that are done fit into 80 MB."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _picture(result: Segmentation, kind: str) -> bytes:
+    if kind == "mask":
+        return make_answer(result, "mask").content
+    if kind == "overlay":
+        return make_answer(result, "overlay").content
+    buffer = BytesIO()
+    render.confidence_picture(result.confidence()).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _failure(name: str, error: BaseException) -> Row:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return {"name": name, "error": text if name in text else f"{name}: {text}"}
+
+
+DEADLY = 2  # workers that may die on one photo: the first death may have had nothing to do with it
+
+
+class Attempts:
+    """The record of one block, a hidden file beside the outputs, there while the block is being done.
+
+    A block that is begun a second time lost its worker. From then on its photos are done one by one, each noted
+    before it is begun, so that the next death has a name.
+
+    Args:
+        storage: the outputs' folder.
+        part: the block's name.
+    """
+
+    def __init__(self, storage: Storage, part: str) -> None:
+        self._storage, self._name = storage, f".attempts/{part}.json"
+        self._deaths: dict[str, int] = {}
+        self.is_first = not storage.has(self._name)
+        if not self.is_first:
+            record = json.loads(storage.read(self._name))
+            self._deaths = record["deaths"]
+            if (photo := record["photo"]) is not None:
+                self._deaths[photo] = self._deaths.get(photo, 0) + 1
+        self.note(None)
+
+    def note(self, photo: str | None) -> None:
+        """Write down which photo is begun; None for no one in particular."""
+        self._storage.write(self._name, json.dumps({"photo": photo, "deaths": self._deaths}).encode())
+
+    def is_deadly(self, photo: str) -> bool:
+        """Whether too many workers died on this photo."""
+        return self._deaths.get(photo, 0) >= DEADLY
+
+    def close(self) -> None:
+        """The block is done."""
+        self._storage.remove(self._name)

@@ -1,0 +1,1 @@
+"""The lowest layer: image files, label maps as pictures, atomic writes."""

@@ -1,0 +1,193 @@
+"""What this machine offers and lacks for cgrseg, each lack with its cure; `cgrseg doctor` prints it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from time import perf_counter
+from typing import Any
+
+# Extra -> what it is for. What it holds stands in pyproject.toml alone; "dev" and "docs" are for contributors.
+EXTRAS = {
+    "app": "the page, cgrseg app",
+    "video": "labelling videos",
+    "onnx": "ONNX export and its runtime",
+    "openvino": "OpenVINO export, its runtime and int8",
+    "serve": "the HTTP server, cgrseg serve",
+    "cluster": "many machines at once",
+    "mat": "masks of COCO-Stuff 10k and Pascal Context",
+    "peers": "other models under the same clock",
+    "tensorboard": "training log in TensorBoard",
+    "wandb": "training log in Weights & Biases",
+}
+LIBRARIES = ("torch", "torchvision", "timm", "lightning-fabric", "safetensors", "huggingface_hub", "numpy", "pillow")
+AGREEMENT = 0.998  # share of pixels on which float32 and float64 must agree; bfloat16 by mistake gives 0.995
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        name: what was looked at.
+        state: what was found.
+        works: False where something is broken, not merely absent.
+        cure: a command or sentence for who wants it otherwise.
+    """
+
+    name: str
+    state: str
+    works: bool = True
+    cure: str = ""
+
+
+def versions() -> list[Finding]:
+    """Python, the system, cgrseg and the libraries that it always needs."""
+    found = [Finding("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")]
+    for name in ("cgrseg", *LIBRARIES):
+        version = _version(name)
+        cure = "" if version else 'pip install --upgrade --force-reinstall "cgrseg"'
+        found.append(Finding(name, version or "missing", works=bool(version), cure=cure))
+    return found
+
+
+def devices() -> list[Finding]:
+    """Processor, threads and accelerators, as torch sees them."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    few = f"OMP_NUM_THREADS={limit} holds torch to {threads} of {cores}: unset it for one fast process"
+    found = [
+        Finding("cpu", f"{cores} cores, {torch.backends.cpu.get_cpu_capability()}, {_memory()}"),
+        Finding("threads", f"{threads} for torch", cure=few if limit and threads < cores else ""),
+    ]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(index)
+            found.append(Finding(f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
+    else:
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        cure = ""
+        if shutil.which("nvidia-smi"):
+            cure = "nvidia-smi is here, so a GPU may be: update its driver, or install the torch build for it"
+        found.append(Finding("cuda", f"no usable GPU ({built})", cure=cure))
+    if torch.backends.mps.is_available():
+        found.append(Finding("mps", "Apple GPU: --device mps"))
+    return found
+
+
+def processor() -> str:
+    """What the processor is called; "" where the system does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
+def runtimes() -> list[Finding]:
+    """What can run the network, with the devices that each runtime offers."""
+    found = [Finding("torch", _version("torch") or "missing")]
+    offers: dict[tuple[str, str], Callable[[Any], list[str]]] = {
+        ("onnxruntime", "onnx"): lambda module: module.get_available_providers(),
+        ("openvino", "openvino"): lambda module: module.Core().available_devices,
+    }
+    for (name, extra), devices_of in offers.items():
+        if not (version := _version(name)):
+            found.append(Finding(name, "not installed", cure=_install(extra)))
+            continue
+        try:
+            found.append(Finding(name, f"{version}: {', '.join(devices_of(import_module(name)))}"))
+        except Exception as error:  # a broken native library raises whatever it likes
+            found.append(Finding(name, f"{version}, broken ({_line(error)})", works=False, cure=_install(extra)))
+    return found
+
+
+def extras() -> list[Finding]:
+    """Each optional part: there, or what to install for it."""
+    needed: dict[str, list[str]] = {extra: [] for extra in EXTRAS}
+    declared = metadata.requires("cgrseg") if _version("cgrseg") else None  # a bare source folder declares nothing
+    for requirement in declared or []:
+        match = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", requirement)
+        if match and match[2] in needed:
+            needed[match[2]].append(match[1])
+    found = []
+    for extra, purpose in EXTRAS.items():
+        missing = [name for name in needed[extra] if not _version(name)]
+        state = f"without {', '.join(missing)}" if missing else "installed"
+        found.append(Finding(extra, f"{state} ({purpose})", cure=_install(extra) if missing else ""))
+    return found
+
+
+def self_test(device: str = "auto") -> Finding:
+    """Label the sample photo with the bundled weights, on the device and once more in float64 on the CPU.
+
+    Args:
+        device: as for `cgrseg.load`.
+
+    Returns:
+        Works where both agree on 99.8 % of the pixels, up to rounding at borders.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    from pathlib import Path
+
+    import matplotlib
+
+    from cgrseg.inference.segmenter import Segmenter
+    from cgrseg.weights.load import bundled, usable_device
+
+    place, name = usable_device(device), "self-test"
+    if not (names := bundled()):
+        return Finding(name, "no bundled weights", works=False, cure="reinstall cgrseg: its weights are missing")
+    photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    try:
+        segmenter = Segmenter(names[0], device=place, short_side=160)
+        segmenter(photo)  # warm up
+        start = perf_counter()
+        labels = segmenter(photo).labels
+        seconds = perf_counter() - start
+        exact = Segmenter(segmenter.model.cpu().double(), short_side=160)(photo).labels
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        return Finding(name, f"{names[0]} on {place}: {_line(error)}", works=False, cure="`--device cpu` tells more")
+    agree = float((labels == exact).mean())
+    state = f"{names[0]} on {place}: a photo in {seconds:.2f} s, {agree:.2%} of the pixels as in float64"
+    cure = "its arithmetic is off: turn reduced precision off, update torch and the driver, try --device cpu"
+    return Finding(name, state, works=agree >= AGREEMENT, cure="" if agree >= AGREEMENT else cure)
+
+
+def hub() -> Finding:
+    """Where `hf:USER/NAME` is fetched from and kept."""
+    from huggingface_hub import constants
+
+    offline = ", offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
+    return Finding("hub", f"{constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}{offline}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _memory() -> str:
+    if sys.platform == "win32":
+        return "memory unknown"
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"
+
+
+def _install(extra: str) -> str:
+    return f'pip install "cgrseg[{extra}]"'
+
+
+def _line(error: Any) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -1,0 +1,212 @@
+"""Blocks of others in the RCM's place (Table 6). All but one put a token mixer in RCA's seat and keep the rest.
+
+The sizes that the paper prints identify these readings, to every digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from timm.layers.coord_attn import CoordAttn
+from timm.layers.global_context import GlobalContext
+from timm.layers.non_local_attn import NonLocalAttn
+from timm.layers.squeeze_excite import SEModule
+from timm.models.inception_next import InceptionDWConv2d
+from torch import Tensor, nn
+
+from .prototype import DynamicPrototypeGuidedHead, PrototypeGate
+from .rcm import RectangularSelfCalibrationModule
+from .reconstruction import ConvNorm
+from .segnext import Hamburger
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(x), then x + MLP(x), the MLP with a depthwise 3×3 in its middle: TopFormer's block.
+
+    The paper takes its self-attention from TopFormer and says that blocks, not mixers, are replaced. With 4 heads
+    of 8 channels this gives its 4.1 G and 9.6 M; in RCA's seat, before RCM's own MLP, it would give 4.0 G.
+
+    Args:
+        channels: C.
+        heads, key_channels: of the attention.
+        mlp_ratio: hidden width of the MLP over C.
+
+    Shape: [B, C, H, W] -> [B, C, H, W].
+    """
+
+    def __init__(self, *, channels: int, heads: int = 4, key_channels: int = 8, mlp_ratio: int = 2) -> None:
+        super().__init__()
+        hidden = channels * mlp_ratio
+        self.attention = SelfAttention(channels=channels, heads=heads, key_channels=key_channels)
+        self.mlp = nn.Sequential(
+            _pointwise(channels, hidden),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            nn.ReLU6(inplace=True),
+            _pointwise(hidden, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+class SelfAttention(nn.Module):
+    """1×1(ReLU(v·softmax(qᵀk/√d))) over all pixels, every 1×1 with BatchNorm.
+
+    Args:
+        channels: C.
+        heads, key_channels: number of heads and d, the width of q, k and v of each.
+
+    Shape: [B, C, H, W] -> [B, C, H, W].
+    """
+
+    def __init__(self, *, channels: int, heads: int, key_channels: int) -> None:
+        super().__init__()
+        self.heads, inner = heads, heads * key_channels
+        self.query = _pointwise(channels, inner)
+        self.key = _pointwise(channels, inner)
+        self.value = _pointwise(channels, inner)
+        self.project = nn.Sequential(nn.ReLU(), _pointwise(inner, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self._split(part(x)) for part in (self.query, self.key, self.value))  # B heads d H·W
+        scores = q.transpose(2, 3) @ k * q.shape[2] ** -0.5  # B heads H·W H·W
+        mixed = v @ scores.softmax(dim=3).transpose(2, 3)  # B heads d H·W
+        out: Tensor = self.project(mixed.reshape(x.shape[0], mixed.shape[1] * mixed.shape[2], *x.shape[2:]))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, heads·d, H, W] -> [B, heads, d, H·W]."""
+        return x.reshape(x.shape[0], self.heads, x.shape[1] // self.heads, x.shape[2] * x.shape[3])
+
+
+def _pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def convnext(channels: int) -> nn.Module:
+    """ConvNeXt's mixer, a depthwise 7×7."""
+    return nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+
+
+def inceptionnext(channels: int) -> nn.Module:
+    """InceptionNeXt's mixer: depthwise 3×3, 1×11 and 11×1, each on an eighth of the channels."""
+    return InceptionDWConv2d(channels)
+
+
+def coord_attention(channels: int) -> nn.Module:
+    """Coordinate attention: one gate a row and one a column, through a quarter of the channels."""
+    return CoordAttn(channels, rd_channels=channels // 4, bias=True)
+
+
+def gather_excite(channels: int) -> nn.Module:
+    """Gather-excite over the whole map: one gate a channel, an MLP of full width on its means.
+
+    With this extent it is squeeze-and-excitation without a squeeze, so that block of timm's is taken
+    (timm's own gather-excite can't be built with an MLP in 1.0.31).
+    """
+    return SEModule(channels, rd_channels=channels)
+
+
+def _rcm(make_mixer: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+    """channels -> an RCM with this mixer in RCA's seat."""
+    return lambda channels: RectangularSelfCalibrationModule(channels=channels, token_mixer=make_mixer(channels))
+
+
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {
+    "self_attention": lambda channels: TransformerBlock(channels=channels),
+    "convnext": _rcm(convnext),
+    "inceptionnext": _rcm(inceptionnext),
+    "coord_attention": _rcm(coord_attention),
+    "gather_excite": _rcm(gather_excite),
+}
+
+
+class MakeHead(Protocol):
+    """What makes a head: [B, D, h, w] -> logits [B, K, h, w]."""
+
+    def __call__(self, *, channels: int, num_classes: int, dropout: float) -> nn.Module: ...
+
+
+class BlockHead(nn.Module):
+    """logits = cls(block(z)) with z = ReLU(BN(scale(x))), as the DPG head makes its first logits.
+
+    Args:
+        channels: D.
+        num_classes: K.
+        dropout: share of channels dropped before the classifier, while training.
+        block: [B, D, h, w] -> [B, D, h, w].
+
+    Shape: [B, D, h, w] -> [B, K, h, w].
+    """
+
+    def __init__(self, *, channels: int, num_classes: int, dropout: float, block: nn.Module) -> None:
+        super().__init__()
+        self.linear_fuse = nn.Sequential(ConvNorm(channels, channels, groups=channels), nn.ReLU(inplace=True))
+        self.block = block
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        assert self.classifier.bias is not None
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(self.block(self.linear_fuse(features))))
+        return logits
+
+
+class Idle(nn.Module):
+    """x -> x, holding a gate that it never uses: Table 4 counts the parameters of the DPG head that it drops."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.gate = PrototypeGate(channels=channels).requires_grad_(False)  # several processes may train the rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class DualAttention(nn.Module):
+    """DANet's: attention between pixels plus attention between channels, each with a learned weight that starts at 0.
+
+    Shape: [B, D, h, w] -> [B, D, h, w].
+    """
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 2, 1)
+        self.key = nn.Conv2d(channels, channels // 2, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.pixel_weight = nn.Parameter(torch.zeros(1))
+        self.channel_weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.query(x).flatten(2), self.key(x).flatten(2), self.value(x).flatten(2)  # B · h·w
+        between_pixels = v @ (q.transpose(1, 2) @ k).softmax(dim=2).transpose(1, 2)  # B D h·w
+        flat = x.flatten(2)
+        likeness = flat @ flat.transpose(1, 2)  # B D D
+        between_channels = (likeness.amax(2, keepdim=True) - likeness).softmax(dim=2) @ flat  # the unlike count most
+        update = self.pixel_weight * between_pixels + self.channel_weight * between_channels
+        summed: Tensor = 2 * x + update.view_as(x)
+        return summed
+
+
+def _head(make_block: Callable[[int], nn.Module]) -> MakeHead:
+    def make(*, channels: int, num_classes: int, dropout: float) -> nn.Module:
+        return BlockHead(channels=channels, num_classes=num_classes, dropout=dropout, block=make_block(channels))
+
+    return make
+
+
+HEADS: dict[str, MakeHead] = {
+    "dpg": DynamicPrototypeGuidedHead,
+    "none": _head(lambda channels: Idle(channels=channels)),
+    "nonlocal": _head(lambda channels: NonLocalAttn(channels, rd_channels=channels // 2)),  # type: ignore[no-untyped-call]
+    "da": _head(lambda channels: DualAttention(channels=channels)),
+    "ham": _head(lambda channels: Hamburger(channels=channels)),
+    "gc": _head(lambda channels: GlobalContext(channels, fuse_add=True, fuse_scale=False)),
+    "se": _head(lambda channels: SEModule(channels)),
+}

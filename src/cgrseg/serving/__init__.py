@@ -1,1 +1,0 @@
-"""Many at once: an HTTP server that holds, and a cluster that finishes."""

@@ -1,0 +1,75 @@
+"""The pictures of a run: curves, a bar a class, and predictions beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cgrseg.data.dataset import Samples
+from cgrseg.evaluation import Scores
+from cgrseg.evaluation.plots import classes_figure, legend_entries, side_by_side
+from cgrseg.images import render
+from cgrseg.images.files import atomic_write
+from cgrseg.inference.segmenter import Segmenter
+from cgrseg.nn import CGRSeg
+
+from .checkpoint import RunFolder
+
+SHEET_ROWS = 6
+SHEET_HEIGHT = 240  # pixels a photo
+
+
+def draw(folder: RunFolder, model: CGRSeg, samples: Samples, scores: Scores) -> None:
+    """Write curves.png, classes.png and samples.png into the run folder."""
+    draw_curves(folder, folder.path / "curves.png")
+    with atomic_write(folder.path / "classes.png") as temporary:
+        classes_figure(scores.confusion, samples.labels).savefig(temporary, dpi=120)
+    draw_samples(model, samples, folder.path / "samples.png")
+
+
+def draw_curves(folder: RunFolder, path: Path) -> None:
+    """Loss and learning rate over the steps from train.jsonl, val mIoU from metrics.csv."""
+    from matplotlib.figure import Figure
+
+    log, metrics = folder.read_log(), folder.read_metrics()
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [row["step"] for row in log]
+    left.plot(steps, [row["loss"] for row in log], label="loss (running mean)")
+    left.set(xlabel="step", ylabel="loss")
+    rates = left.twinx()
+    rates.plot(steps, [row["lr"] for row in log], color="grey", linestyle=":", label="learning rate")
+    rates.set_ylabel("learning rate")
+    figure.legend(handles=[*left.lines, *rates.lines], loc="outside lower left", ncols=2, frameon=False)
+    right.plot([int(row["step"]) for row in metrics], [100 * float(row["miou"]) for row in metrics], marker="o")
+    right.set(xlabel="step", ylabel=f"{metrics[0]['split'] if metrics else 'val'} mIoU, %")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def draw_samples(model: CGRSeg, samples: Samples, path: Path) -> None:
+    """A sheet of photos spread over the split: photo, truth, prediction, and the classes below."""
+    segmenter, rows = Segmenter(model), []
+    truths, predictions = [], []
+    for index in np.unique(np.linspace(0, len(samples) - 1, SHEET_ROWS).round().astype(int)):
+        photo, mask = samples.read(int(index))
+        truths.append(np.asarray(mask))
+        predictions.append(segmenter(photo).labels)
+        rows.append(side_by_side(np.asarray(photo), truths[-1], predictions[-1], samples.labels))
+    with atomic_write(path) as temporary:
+        entries = legend_entries(truths, predictions, samples.labels)
+        render.with_legend(_sheet(rows), entries).save(temporary)
+
+
+def _sheet(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures scaled to one height, one under the other."""
+    scaled = [row.resize((max(round(row.width * SHEET_HEIGHT / row.height), 1), SHEET_HEIGHT)) for row in rows]
+    sheet = Image.new("RGB", (max(row.width for row in scaled), SHEET_HEIGHT * len(rows)), render.PAPER)
+    for number, row in enumerate(scaled):
+        sheet.paste(row, (0, number * SHEET_HEIGHT))
+    return sheet
