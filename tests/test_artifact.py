@@ -371,7 +371,7 @@ def test_create_model_says_how_to_ask_for_what_the_file_holds(tiny_file: Path) -
         assert message in str(raised.value)
     model = cgrseg.create_model("cgrseg_n", 3, weights=tiny_file, dropout=0.4)
     assert model.head.dropout.p == 0.4 and model.spec.width == 8
-    assert cgrseg.list_models() == ["cgrseg_t", "cgrseg_b", "cgrseg_l", "cgrseg_n", "segnext_t", "segnext_s"]
+    assert cgrseg.list_models() == ["cgrseg_t", "cgrseg_b", "cgrseg_l", "cgrseg_n", "cgrseg_lite", "segnext_t", "segnext_s"]
 
 
 def test_load_finds_files_and_bundled_names_and_guesses_what_was_meant(
