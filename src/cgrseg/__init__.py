@@ -1,4 +1,4 @@
-"""CGRSeg: a photo goes in at the door, a labelled picture comes out. Importing this module is instant."""
+"""CGRSeg: efficient semantic segmentation. Importing this package is instant; everything is loaded on first use."""
 
 from __future__ import annotations
 
@@ -6,33 +6,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cgrseg._process import keep_memory
+    from cgrseg.deploy.export import export
+    from cgrseg.evaluation import evaluate
+    from cgrseg.inference.result import Segmentation
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.labels import LabelSpace
-    from cgrseg.weights.load import create_model, list_models, load
+    from cgrseg.preprocessing import Preprocessing
+    from cgrseg.training.loop import train
+    from cgrseg.weights.artifact import save
+    from cgrseg.weights.load import create_model, list_models, list_weights, load
 
     __version__: str
 
-__all__ = ["LabelSpace", "Segmenter", "__version__", "create_model", "keep_memory", "list_models", "load"]
-
-_HOME_OF = {
+_MODULES = {
     "LabelSpace": "cgrseg.labels",
+    "Preprocessing": "cgrseg.preprocessing",
+    "Segmentation": "cgrseg.inference.result",
     "Segmenter": "cgrseg.inference.segmenter",
     "create_model": "cgrseg.weights.load",
-    "keep_memory": "cgrseg._process",
+    "evaluate": "cgrseg.evaluation",
+    "export": "cgrseg.deploy.export",
     "list_models": "cgrseg.weights.load",
+    "list_weights": "cgrseg.weights.load",
     "load": "cgrseg.weights.load",
+    "save": "cgrseg.weights.artifact",
+    "train": "cgrseg.training.loop",
 }
+__all__ = [
+    "LabelSpace",
+    "Preprocessing",
+    "Segmentation",
+    "Segmenter",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "export",
+    "list_models",
+    "list_weights",
+    "load",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is first asked for, so that `import cgrseg` does not import torch."""
+    """Import a name when it is first used, so that `import cgrseg` does not import torch."""
     if name == "__version__":
         from importlib.metadata import version
 
         value: object = version("cgrseg")
-    elif name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module 'cgrseg' has no attribute {name!r}")
     globals()[name] = value

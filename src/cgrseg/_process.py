@@ -1,4 +1,4 @@
-"""What a process sets up once, so that networks in it run faster: it keeps memory, and its threads share the cores."""
+"""Settings of the whole process that make inference faster, and silence for libraries."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT = 1 << 30  # bytes that are free and stay, at most
-LARGEST = (256 << 20, 32 << 20)  # bytes of an array up to which it may; older libraries take the second alone
-SPINS = 10_000  # some 0.1 ms; libgomp's own 300,000 take several
+KEPT = 1 << 30  # bytes of free memory that are kept, at most
+LARGEST = (256 << 20, 32 << 20)  # bytes of an array that is kept; older C libraries accept only the second value
+SPINS = 10_000  # about 0.1 ms; libgomp's own 300,000 take several ms
 
 
 def keep_memory() -> bool:
-    """Have this process keep what it frees, for its next arrays: up to a gigabyte at the end of its heap.
+    """Keep freed memory in this process for its next arrays, up to a gigabyte.
 
-    The C library of Linux gives large arrays back to the system as they are freed, so that each layer of each call
-    waits for new pages; in other threads than the main one, those above 64 MB go back all the same. `cgrseg` commands
-    call this; call it in programs of your own that run a model on a CPU.
+    The C library of Linux returns large arrays to the system when they are freed, so that each layer of each call
+    waits for new pages. `open_network` and the commands call this for models on the CPU.
 
     Returns:
-        Whether this system's C library could: glibc can.
+        Whether this system's C library can do it: glibc can.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -33,17 +32,17 @@ def keep_memory() -> bool:
 
 
 def share_cores() -> None:
-    """Have torch's threads go to sleep soon after their work, unless GOMP_SPINCOUNT says how soon.
+    """Let torch's threads sleep soon after their work, unless GOMP_SPINCOUNT is set.
 
-    Those that prepare a photo else take the cores from OpenVINO's, which run the network next, for its first
-    milliseconds. It must come before torch is imported, and costs torch 1 %.
+    Otherwise they take the cores from OpenVINO's threads, which run next, for several milliseconds. Must be called
+    before torch is imported; it slows torch down by 1 %.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no log lines below errors within the block."""
+    """Within the block, no warnings and no log lines below errors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

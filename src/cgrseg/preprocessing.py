@@ -1,31 +1,34 @@
-"""Photo -> tensor: resize, normalise, pad, exactly as the paper's evaluation does (PAPER_NOTES: "Test")."""
+"""From image to tensor: resize, normalise, pad, exactly as in the paper's evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from torch import Tensor
 
 Size = tuple[int, int]  # height, width
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+LARGEST = {"short_side": 8192, "long_side": 65536, "pad_multiple": 1024}  # larger values need more memory than exists
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes the network's input. It travels inside every weights file.
+    """How an image becomes the network's input. Saved in every weights file.
 
     Args:
-        mean, std: per channel in RGB order, on the 0 … 255 scale (ImageNet's by default).
-        short_side: the photo is resized, keeping its aspect, so that the shorter side has this many pixels;
-            None keeps its own size.
-        long_side: no longer side than this after resizing (only with `short_side`); None for no limit.
-        pad_multiple: zeros are added at the right and the bottom, *after* normalisation, up to a multiple of this.
+        mean, std: per channel, RGB, on the scale 0 … 255; ImageNet's by default.
+        short_side: resize the image, keeping its aspect ratio, so that its shorter side has this many pixels;
+            None keeps the image's own size.
+        long_side: upper limit of the longer side after resizing (only with `short_side`); None for no limit.
+        pad_multiple: pad with zeros at the right and bottom, *after* normalisation, to a multiple of this.
 
     Raises:
-        ValueError: a side or the multiple is not positive.
+        ValueError: a value has the wrong type or is out of range.
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -35,13 +38,19 @@ class Preprocessing:
     pad_multiple: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("short_side", "long_side", "pad_multiple"):
+        for name, least in (("mean", 0.0), ("std", 1e-6)):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(type(v) in (int, float) and least <= v <= 255 for v in values):
+                raise ValueError(f"{name} is {values!r}: use three numbers, RGB, on the scale 0 to 255")
+        for name, largest in LARGEST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+            if value is None and name != "pad_multiple":
+                continue
+            if type(value) is not int or not 1 <= value <= largest:
+                raise ValueError(f"{name} is {value!r}: use a whole number from 1 to {largest}")
 
     def resized_size(self, size: Size) -> Size:
-        """The photo's (height, width) after the keep-ratio resize: int(n·s + 0.5) a side, at least 1."""
+        """(height, width) after the resize that keeps the aspect ratio: int(n·s + 0.5) per side, at least 1."""
         if self.short_side is None:
             return size
         scale = self.short_side / min(size)
@@ -54,24 +63,50 @@ class Preprocessing:
         multiple = self.pad_multiple
         return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
-    def prepare(self, photo: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Tensor, Size]:
-        """uint8 RGB [H, W, 3] -> (float32 [3, Hp, Wp], (h, w) of the part that is photo, the rest being padding)."""
+    def resize(self, photo: Pixels) -> Tensor:
+        """uint8 RGB [H, W, 3] -> uint8 [3, h, w], bilinear without antialiasing."""
+        import torch
+        from torch.nn import functional as F
+
         image = torch.from_numpy(np.require(photo, requirements=["C", "W"])).permute(2, 0, 1)  # 3 H W
-        height, width = self.resized_size((photo.shape[0], photo.shape[1]))
-        if (height, width) != tuple(image.shape[1:]):
-            image = F.interpolate(image[None], (height, width), mode="bilinear", align_corners=False)[0]
-        padded = torch.zeros(3, *self.padded_size((height, width)))
-        valid = padded[:, :height, :width]
+        size = self.resized_size((photo.shape[0], photo.shape[1]))
+        if size != tuple(image.shape[1:]):
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+        return image
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 [..., 3, h, w] -> float32 [..., 3, Hp, Wp]: (image - mean) / std, padded with zeros."""
+        import torch
+
+        height, width = image.shape[-2:]
+        padded = torch.zeros(*image.shape[:-2], *self.padded_size((height, width)))
+        valid = padded[..., :height, :width]
         valid.copy_(image)
         valid.sub_(torch.tensor(self.mean)[:, None, None]).div_(torch.tensor(self.std)[:, None, None])
-        return padded, (height, width)
+        return padded
+
+    def prepare(self, photo: Pixels) -> tuple[Tensor, Size]:
+        """uint8 RGB [H, W, 3] -> (float32 [3, Hp, Wp], (h, w) of the part that is not padding)."""
+        image = self.resize(photo)
+        return self.normalise(image), (image.shape[1], image.shape[2])
 
     @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`."""
-        mean, std = (tuple(float(value) for value in table[name]) for name in ("mean", "std"))
-        return cls(**{**table, "mean": mean, "std": std})
+    def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a value is missing, unknown, of the wrong type or out of range.
+        """
+        names = [each.name for each in fields(cls)]
+        if sorted(table) != sorted(names):
+            raise ValueError(f"its preprocessing has the fields {', '.join(map(str, table))}, not {', '.join(names)}")
+        values = dict(table)
+        for name in ("mean", "std"):
+            if not isinstance(values[name], list | tuple):
+                raise ValueError(f"{name} is {values[name]!r}: use three numbers, RGB, on the scale 0 to 255")
+            values[name] = tuple(values[name])
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, ready for JSON."""
+        """Plain lists and numbers for JSON."""
         return asdict(self)

@@ -1,8 +1,8 @@
-"""What turns an exported float file into an int8 file: NNCF for OpenVINO, ONNX Runtime's own for ONNX.
+"""Turn an exported float file into an int8 file: NNCF for OpenVINO, ONNX Runtime's quantiser for ONNX.
 
-Weights of convolutions are quantised per output channel, their inputs per tensor, with ranges from photos. Where
-nothing stays in float, OpenVINO's sums, products and attention are quantised, too: a third of the gain in speed.
-In OpenVINO's int8 parts GELU is a hard swish: the exact one took nearly a quarter of such a network's time.
+Weights of convolutions are quantised per output channel, their inputs per tensor, with ranges from images. If nothing
+stays in float, OpenVINO's sums, products and attention are quantised as well: a third of the gain in speed. In
+OpenVINO's int8 parts GELU becomes a hard swish: the exact GELU took almost a quarter of the time.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ from tqdm import tqdm
 
 from cgrseg._process import quiet
 from cgrseg.images.photos import read_photo
-from cgrseg.inference.openvino import openvino_core
-from cgrseg.inference.runtimes import METADATA_KEY
+from cgrseg.inference.runtimes import METADATA_KEY, openvino_core
 from cgrseg.preprocessing import Preprocessing
 
-# Of the hard swish; between 1.85 and 1.9, which in place of all GELUs change fewest labels of nine CamVid val photos.
+# Of the hard swish. Values from 1.85 to 1.9 change the fewest labels of nine CamVid val images.
 SLOPE = 1.875
-# OpenVINO's operations that stay in float where any convolution does.
+# OpenVINO's operations that stay in float if any convolution does.
 BETWEEN = ("Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "ReduceMean", "MatMul")
 
 
 class Images:
-    """Photos as a network takes them, float32 [1, 3, H, W], read anew each time so that few are in memory.
+    """Images as network inputs, float32 [1, 3, H, W]; each iteration reads them again, so few are in memory.
 
     Raises:
-        OSError, ValueError: while one goes over them: a photo can't be read.
+        OSError, ValueError: during iteration, if an image cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
         self.paths, self.preprocessing = paths, preprocessing
 
     def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
-        for path in tqdm(self.paths, desc="ranges", unit="photo", leave=False, disable=None):
+        for path in tqdm(self.paths, desc="ranges", unit="image", leave=False, disable=None):
             yield self.preprocessing.prepare(read_photo(path))[0][None].numpy()
 
 
@@ -53,13 +52,17 @@ def groups_of(program: ExportedProgram) -> list[str]:
 
 
 def _group(module: str) -> str:
-    """A module's dotted name -> "context", "reconstruction", "head" or "encoder" with its stage where named."""
+    """A module's dotted name -> "context", "reconstruction", "head" or "encoder", with the stage if it has one."""
     part, *rest = module.split(".")
-    stage = {"stem": 0, "stages": 0, "downsamples": 1}.get(rest[0]) if part == "encoder" else None
-    if stage is None:
+    if part != "encoder":
         return part
-    # EfficientFormerV2: a downsampling begins the next stage
-    return f"encoder stage {stage + 1 + (0 if rest[0] == 'stem' else int(rest[1]))}"
+    if rest[0] == "stem":  # EfficientFormerV2
+        return "encoder stage 1"
+    if rest[0] in ("stages", "downsamples"):  # a downsampling belongs to the next stage
+        return f"encoder stage {int(rest[1]) + (2 if rest[0] == 'downsamples' else 1)}"
+    if rest[0] in ("conv_stem", "blocks"):  # EfficientNet-Lite
+        return f"encoder stage {int(rest[1]) + 1 if rest[0] == 'blocks' else 1}"
+    return part
 
 
 def quantize_openvino(source: Path, target: Path, images: Images, float_convolutions: Sequence[int], text: str) -> None:
@@ -67,9 +70,9 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
 
     Args:
         source, target: .xml files, each with its .bin.
-        images: the photos that give the ranges.
+        images: for calibration.
         float_convolutions: these stay in float, counted in the order of `groups_of`.
-        text: what the file shall say about itself.
+        text: the metadata of the file.
     """
     import nncf  # type: ignore[import-untyped]
     import openvino  # type: ignore[import-untyped]
@@ -85,7 +88,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
         types=[kind for kind in BETWEEN if kind in types] if float_convolutions else [],
     )
     nncf.set_log_level(logging.ERROR)
-    with quiet(), redirect_stdout(io.StringIO()):  # bars of its own
+    with quiet(), redirect_stdout(io.StringIO()):  # progress bars
         quantized = nncf.quantize(
             model,
             nncf.Dataset(images),
@@ -98,10 +101,9 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
 
 
 def _by_constants(model: Any) -> list[str]:
-    """The matrix products by numbers that no photo changes, weights of layers aside.
+    """The matrix products with constants other than weights: attention biases, pooling, class embedding.
 
-    They are those of the attention biases, of pooling and of the class embedding. In int8 they would have all that
-    reads what they read, convolutions too, run in float.
+    In int8 they would make everything that reads the same tensors run in float, convolutions as well.
     """
     changing: set[str] = set()
     found = []
@@ -117,7 +119,7 @@ def _by_constants(model: Any) -> list[str]:
 
 
 def _harden(model: Any, floating: Sequence[str]) -> None:
-    """GELU(x) as h(SLOPE·x)/SLOPE with h(x) = x·relu6(x + 3)/6, unless it leads to one of the float convolutions."""
+    """GELU(x) as h(SLOPE·x)/SLOPE with h(x) = x·relu6(x + 3)/6, unless a float convolution reads it."""
     from openvino import opset13
 
     slope = opset13.constant(np.float32(SLOPE))
@@ -130,9 +132,9 @@ def _harden(model: Any, floating: Sequence[str]) -> None:
 
 
 def _place(name: str) -> int:
-    """Which convolution of the traced graph an operation is: "convolution_12/aten…" -> 12, "convolution/…" -> 0."""
+    """The number of a convolution in the traced graph: "convolution_12/aten…" -> 12, "convolution/…" -> 0."""
     found = re.match(r"convolution(?:_(\d+))?/", name)
-    assert found is not None, f"OpenVINO calls a convolution {name}"
+    assert found is not None, f"unexpected name of a convolution in OpenVINO: {name}"
     return int(found[1] or 0)
 
 

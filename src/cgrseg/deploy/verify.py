@@ -1,9 +1,9 @@
-"""Proof that an exported file does what PyTorch does: every size and batch, in the file's own runtime."""
+"""Compare exported files with PyTorch: every size and batch, in the runtime of each file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cgrseg.inference.openvino import OpenVINONetwork
-from cgrseg.inference.programs import PACKAGE, open_package, read_program
-from cgrseg.inference.runtimes import onnx_session, open_exported
+from cgrseg.inference.network import open_exported
+from cgrseg.inference.runtimes import OpenVINONetwork, onnx_session
+from cgrseg.inference.trace import Io
 from cgrseg.nn import CGRSeg
-from cgrseg.preprocessing import Size
-from cgrseg.weights.artifact import describe_model
-
-from .trace import Io
+from cgrseg.preprocessing import Pixels, Size
 
 SIZES: tuple[Size, ...] = ((512, 512), (512, 683), (333, 500), (720, 1280), (64, 96))
 BATCHES = (1, 3)
-TOLERANCE = 1e-3  # of the logits' standard deviation
+TOLERANCE = 1e-3  # in standard deviations of the logits
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,10 @@ class Check:
 
     Args:
         size, batch: of the input.
-        deviation: largest difference of a logit over the standard deviation of PyTorch's; None for pictures.
+        deviation: largest difference of a logit divided by the standard deviation of PyTorch's logits; None for
+            image files.
         equal_labels: share of pixels with the same winner.
-        wrong_labels: pixels with another winner although PyTorch's leads by more than the tolerance.
+        wrong_labels: pixels with another winner although PyTorch's winner leads by more than the tolerance.
     """
 
     size: Size
@@ -46,6 +44,7 @@ class Check:
     wrong_labels: int
 
 
+@torch.inference_mode()
 def verify(
     paths: Sequence[Path],
     model: CGRSeg,
@@ -55,103 +54,96 @@ def verify(
     batches: Sequence[int] = BATCHES,
     tolerance: float = TOLERANCE,
 ) -> dict[Path, list[Check]]:
-    """Compare files with the model, which runs unfolded in PyTorch, once an input.
+    """Compare files with the unfolded model in PyTorch, which runs once per input.
 
     Args:
-        paths: of exported files.
+        paths: exported files.
         model: in evaluation mode, float32, on the CPU.
-        io: what the files take, see `export`.
+        io: the input of the files, see `export`.
         sizes: (height, width) of the inputs.
-        batches: photos in them.
+        batches: images in them.
         tolerance: largest deviation of a logit, in standard deviations of the logits.
 
     Raises:
         ValueError: a logit deviates by more, or a label differs where PyTorch's winner leads by more.
     """
-    runs = {path: open_picture_file(path) if io == "image" else open_exported(path, "cpu") for path in paths}
+    openers: dict[str, Callable[[Path], Callable[[Any], Any]]]
+    openers = {"image": open_image_file, "tensor": open_tensor_file}
+    runs = {path: openers[io](path) for path in paths}
     checks: dict[Path, list[Check]] = {path: [] for path in paths}
+    multiple = model.preprocessing.pad_multiple if io == "image" else 1
+    preprocessing = replace(model.preprocessing, pad_multiple=multiple)
     for size, batch in tqdm(list(product(sizes, batches)), desc="compare", unit="input", leave=False, disable=None):
         photos = smooth_photos(batch, size)
-        logits = _logits(model, photos, pad=io == "image")
+        images = preprocessing.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
+        logits = model(images)
         for path, run in runs.items():
-            compare = _compare_pictures if io == "image" else _compare_logits
-            check = compare(run, model, photos, logits, tolerance)
+            if io == "image":
+                full = F.interpolate(logits, images.shape[2:], mode="bilinear")[:, :, : size[0], : size[1]]
+                check = compare_labels(run(photos), full, tolerance * float(logits.std()))
+            else:
+                check = compare_logits(run(images), logits, size, tolerance)
             checks[path].append(check)
-            off = check.deviation is not None and not check.deviation <= tolerance  # so that NaN fails, too
+            off = check.deviation is not None and not check.deviation <= tolerance  # NaN fails as well
             if off or check.wrong_labels:
-                what = (
-                    f"deviates by {check.deviation:.1e} of the logits' deviation"
-                    if off
-                    else (f"labels {check.wrong_labels} pixels otherwise")
-                )
+                what = f"{check.wrong_labels} pixels have another label"
+                if off:
+                    what = f"logits deviate by {check.deviation:.1e} standard deviations"
                 raise ValueError(
-                    f"{path.name} at {size[0]}x{size[1]}, batch {batch}, {what} than PyTorch: nothing was written; "
+                    f"{path.name} at {size[0]}x{size[1]}, batch {batch}: {what} than in PyTorch. Nothing was written; "
                     "try other versions of torch and of the runtime"
                 )
     return checks
 
 
-@torch.inference_mode()
-def _logits(model: CGRSeg, photos: np.ndarray[Any, Any], *, pad: bool) -> Tensor:
-    """PyTorch's answer to photos [B, H, W, 3]: logits [B, K, h, w], of the padded photos with `pad`."""
-    images = _normalised(model, photos)
-    if pad:
-        height, width = photos.shape[1:3]
-        rows, columns = describe_model(model).preprocessing.padded_size((height, width))
-        images = F.pad(images, (0, columns - width, 0, rows - height))
-    logits: Tensor = model(images)
-    return logits
-
-
-@torch.inference_mode()
-def _compare_logits(
-    run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray[Any, Any], expected: Tensor, tolerance: float
-) -> Check:
-    found = run(_normalised(model, photos)).float()
+def compare_logits(found: Tensor, expected: Tensor, size: Size, tolerance: float) -> Check:
+    """Logits of a file against PyTorch's, both [B, K, h, w]."""
     if found.shape != expected.shape:
-        raise ValueError(f"the exported file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")
+        raise ValueError(f"the exported file returns {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
     scale = float(expected.std())
-    deviation = float((found - expected).abs().max()) / scale
+    deviation = float((found.float() - expected).abs().max()) / scale
     equal, wrong = _agreement(expected, found.argmax(1), tolerance * scale)
-    return Check((photos.shape[1], photos.shape[2]), len(photos), deviation, equal, wrong)
+    return Check(size, len(expected), deviation, equal, wrong)
 
 
-@torch.inference_mode()
-def _compare_pictures(
-    run: Callable[[Any], Any], model: CGRSeg, photos: np.ndarray[Any, Any], logits: Tensor, tolerance: float
-) -> Check:
-    height, width = photos.shape[1:3]
-    padded = describe_model(model).preprocessing.padded_size((height, width))
-    full = F.interpolate(logits, padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
-    found = torch.from_numpy(run(photos))
-    if found.shape != (len(photos), height, width):
-        raise ValueError(f"the exported file gives labels {tuple(found.shape)} for {len(photos)}x{height}x{width}")
-    equal, wrong = _agreement(full, found.long(), tolerance * float(logits.std()))
-    return Check((height, width), len(photos), None, equal, wrong)
+def compare_labels(labels: np.ndarray[Any, Any], expected: Tensor, margin: float) -> Check:
+    """Label maps of a file [B, H, W] against PyTorch's full-size logits [B, K, H, W]."""
+    found, (batch, _, height, width) = torch.from_numpy(labels), expected.shape
+    if found.shape != (batch, height, width):
+        raise ValueError(f"the exported file returns labels {tuple(found.shape)} for {batch}x{height}x{width}")
+    equal, wrong = _agreement(expected, found.long(), margin)
+    return Check((height, width), batch, None, equal, wrong)
 
 
 def _agreement(expected: Tensor, found: Tensor, margin: float) -> tuple[float, int]:
-    """Share of equal labels, and how many are wrong by more than `margin`: expected [B, K, h, w], found [B, h, w]."""
+    """(share of equal labels, labels that are wrong by more than `margin`): expected [B, K, h, w], found [B, h, w]."""
     best = expected.amax(1)
     theirs = expected.gather(1, found[:, None])[:, 0]
     equal = float((expected.argmax(1) == found).double().mean())
     return equal, int((best - theirs > margin).sum())
 
 
-def open_picture_file(path: Path) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """A file of `--io image` as a function: photos uint8 [B, H, W, 3] -> labels [B, H, W]."""
+def open_tensor_file(path: Path) -> Callable[[Any], Tensor]:
+    """A file of `--io tensor` as a function: images float [B, 3, H, W] -> logits."""
+    return _program(path) if path.suffix == ".pt2" else open_exported(path, "cpu")
+
+
+def open_image_file(path: Path) -> Callable[[Any], Any]:
+    """A file of `--io image` as a function: uint8 [B, H, W, 3] -> labels [B, H, W]."""
     if path.suffix == ".onnx":
         session = onnx_session(path)
         return lambda photos: np.asarray(session.run(None, {"photos": photos})[0])
-    if path.suffix == ".xml":
-        run = OpenVINONetwork(path)
-        return lambda photos: run(torch.from_numpy(photos)).numpy()
-    package = path.name.endswith(PACKAGE)
-    network = open_package(path)[0] if package else read_program(path)[0].module(check_guards=False)
+    network = OpenVINONetwork(path) if path.suffix == ".xml" else _program(path)
     return lambda photos: np.asarray(network(torch.from_numpy(photos)))
 
 
-def smooth_photos(batch: int, size: Size) -> np.ndarray[Any, Any]:
+def _program(path: Path) -> Callable[[Tensor], Tensor]:
+    """A .pt2 that this process has just written. Files of others are never loaded: they can run code."""
+    module: Callable[[Tensor], Tensor] = torch.export.load(path).module(check_guards=False)
+    return module
+
+
+def smooth_photos(batch: int, size: Size) -> Pixels:
     """uint8 [B, H, W, 3] with structure at 4 and 32 pixels; the same for the same arguments."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(batch, 3, *size)
@@ -159,9 +151,3 @@ def smooth_photos(batch: int, size: Size) -> np.ndarray[Any, Any]:
         coarse = torch.randn(batch, 3, -(-size[0] // side), -(-size[1] // side), generator=generator)
         total += weight * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
     return (total + 120).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _normalised(model: CGRSeg, photos: np.ndarray[Any, Any]) -> Tensor:
-    preprocessing = describe_model(model).preprocessing
-    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    return (torch.from_numpy(photos).permute(0, 3, 1, 2).float() - mean) / std

@@ -1,45 +1,39 @@
-"""Run a model over a labelled split, at each photo's own size, as the paper's tables do."""
+"""Evaluate a model on a labelled split, at the size of each image, as in the paper's tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from cgrseg.data.dataset import Samples, to_class_ids
-from cgrseg.inference import predictor as modes
+from cgrseg.inference.predictor import Predictor
 from cgrseg.labels import LabelSpace
-from cgrseg.nn import CGRSeg
-from cgrseg.preprocessing import Preprocessing
 
 from .boundary import BoundaryIoU
 from .confusion import ConfusionMatrix
-from .processes import gather, processes, rank, sum_in_place
 
-Mode = Literal["whole", "slide", "slide-cosine", "tta"]
-READ_AHEAD = 2  # photos that are decoded while the network works
+READ_AHEAD = 2  # images that are decoded while the network works
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What came out for a split.
+    """The result of an evaluation.
 
     Args:
         labels: names and colours of the classes.
-        confusion: sums over all photos; mIoU and its kin.
-        boundary: the same for the pixels near outlines.
-        photo_iou: index in the split -> mIoU 0 … 1 of that photo alone, over the classes that it or its prediction
-            holds; NaN where the truth ignores the whole photo.
+        confusion: sums over all images, for mIoU and the other scores.
+        boundary: sums over the pixels near outlines.
+        photo_iou: index in the split -> mIoU 0 … 1 of that image, over the classes in its mask or its prediction; NaN
+            if the mask ignores the whole image.
     """
 
     labels: LabelSpace
@@ -52,103 +46,83 @@ class Scores:
         return self.confusion.mean_iou()
 
     def worst(self, count: int = 20) -> list[int]:
-        """Indices of the photos with the lowest IoU, the worst first; photos without truth are left out."""
+        """Indices of the images with the lowest IoU, worst first; images without labels are left out."""
         known = [index for index, iou in self.photo_iou.items() if not math.isnan(iou)]
         return sorted(known, key=lambda index: (self.photo_iou[index], index))[:count]
 
 
 def evaluate(
-    model: CGRSeg,
+    predictor: Predictor,
     samples: Samples,
-    preprocessing: Preprocessing,
     *,
-    mode: Mode = "whole",
-    window: int = 512,
     indices: Sequence[int] | None = None,
+    fabric: Fabric | None = None,
     progress: bool = True,
 ) -> Scores:
-    """Label every photo and compare it with its mask, on the model's device and in its precision.
-
-    In a distributed run (torch.distributed is up) each process takes every n-th photo, none twice, and all get
-    the same sums; each must call this. The model's parts keep their training flags.
+    """Predict every image and compare it with its mask.
 
     Args:
-        model: tells as many classes apart as `samples` has.
+        predictor: has the classes of `samples`.
         samples: a labelled split.
-        preprocessing: how the model wants its photos.
-        mode: whole; slide (windows, every 2/3 of a window), slide-cosine (blended by cosine weights); tta (the
-            scales 0.5 to 1.75, each with its mirror image, probabilities averaged).
-        window: side of the windows, in pixels of the resized photo.
-        indices: these photos only, each once; all by default.
-        progress: show a bar.
+        indices: only these images, each once; None evaluates all.
+        fabric: in a distributed run each process evaluates every n-th image and all get the same sums; each must call
+            this.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: a pair can't be read, the mode is unknown, or the model predicts a class that the split lacks.
+        ValueError: a pair cannot be read, or the model predicts a class that the split does not have.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"no mode {mode!r}: choose from {', '.join(get_args(Mode))}")
     classes, ignored = len(samples.labels), samples.labels.ignore_index
-    device = next(model.parameters()).device
+    rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+    device = predictor.network.device if fabric is None else fabric.device
     confusion = ConfusionMatrix(classes, ignore_index=ignored, device=device)
     boundary = BoundaryIoU(classes, ignore_index=ignored, device=device)
-    mine = sorted(set(range(len(samples)) if indices is None else indices))[rank() :: processes()]
-    photo_iou: dict[int, float] = {}
+    photo_iou = torch.full((len(samples),), -1.0, dtype=torch.float64, device=device)  # -1: another process
+    mine = sorted(set(range(len(samples)) if indices is None else indices))[rank::world]
     problem: Exception | None = None
     try:
-        with _testing(model):
-            bar = tqdm(mine, unit="photo", desc="evaluate", leave=False, disable=not progress or rank() > 0)
-            for index, (photo, mask) in zip(bar, _read(samples, mine), strict=True):
-                predicted = label_photo(model, photo, preprocessing, mode=mode, window=window)
-                truth = torch.from_numpy(to_class_ids(mask)).to(device)
-                alone = ConfusionMatrix(classes, ignore_index=ignored, device=device)
-                alone.update(predicted, truth)
-                confusion.counts += alone.counts
-                boundary.update(predicted, truth)
-                photo_iou[index] = alone.mean_iou()
+        bar = tqdm(mine, unit="image", desc="evaluate", leave=False, disable=True if not progress or rank else None)
+        for index, (photo, mask) in zip(bar, _read_ahead(samples, mine), strict=True):
+            (prediction,) = predictor.predict([predictor.prepare(photo)])
+            predicted = torch.from_numpy(prediction.labels.astype("int64")).to(device)
+            truth = torch.from_numpy(to_class_ids(mask)).to(device)
+            alone = ConfusionMatrix(classes, ignore_index=ignored, device=device)
+            alone.update(predicted, truth)
+            confusion.counts += alone.counts
+            boundary.update(predicted, truth)
+            photo_iou[index] = alone.mean_iou()
     except Exception as error:
         problem = error
-    # First what went wrong anywhere: a process that stopped alone would leave the others waiting for its sums.
-    found = gather((photo_iou, problem))
-    for _, failed in found:
-        if failed is not None:
-            raise failed
-    sum_in_place(confusion.counts)
-    sum_in_place(boundary.counts)
-    merged = {index: iou for part, _ in found for index, iou in part.items()}
-    return Scores(samples.labels, confusion, boundary, dict(sorted(merged.items())))
+    if fabric is not None and world > 1:
+        problem = _first_problem(fabric, problem)
+    if problem is not None:
+        raise problem
+    if fabric is not None and world > 1:
+        confusion.counts = _sum(fabric, confusion.counts)
+        boundary.counts = _sum(fabric, boundary.counts)
+        photo_iou = _sum(fabric, photo_iou + 1) - 1  # NaN stays NaN
+    found = {index: iou for index, iou in enumerate(photo_iou.tolist()) if iou != -1}
+    return Scores(samples.labels, confusion, boundary, found)
 
 
-@torch.inference_mode()
-def label_photo(
-    model: CGRSeg, photo: Image.Image, preprocessing: Preprocessing, *, mode: Mode = "whole", window: int = 512
-) -> Tensor:
-    """The label map [H, W] of an RGB photo at its own size, by a model in evaluation mode; see `evaluate`."""
-    pixels, size = np.asarray(photo), (photo.height, photo.width)
-    if mode == "tta":
-        return modes.averaged(model, modes.views(pixels, preprocessing, scales=modes.SCALES), size=size)
-    weight = next(model.parameters())
-    image, valid = preprocessing.prepare(pixels)
-    images = image[None].to(weight.device, weight.dtype)
-    if mode == "whole":
-        return modes.whole(model, images, valid=valid, size=size)[0]
-    stride, cosine = max(window * 2 // 3, 1), mode == "slide-cosine"
-    return modes.slide(model, images, valid=valid, size=size, window=window, stride=stride, cosine=cosine)[0]
+def _sum(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
+    total = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(total, torch.Tensor)
+    return total
 
 
-@contextmanager
-def _testing(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every part has the flag that it had."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
+def _first_problem(fabric: Fabric, problem: Exception | None) -> Exception | None:
+    """The exception of the first process that has one: a process that stopped alone would leave the others waiting."""
+    failed = torch.zeros(fabric.world_size, device=fabric.device)
+    failed[fabric.global_rank] = problem is not None
+    failed = _sum(fabric, failed)
+    if not failed.any():
+        return None
+    return fabric.broadcast(problem, src=int(failed.argmax()))
 
 
-def _read(samples: Samples, indices: Sequence[int]) -> Iterator[tuple[Image.Image, Image.Image]]:
-    """The pairs in order, a few decoded ahead on another thread."""
+def _read_ahead(samples: Samples, indices: Sequence[int]) -> Iterator[tuple[Image.Image, Image.Image]]:
+    """The pairs in order; a few are decoded in advance on another thread."""
     with ThreadPoolExecutor(1) as reader:
         waiting = iter(indices)
         ahead: list[Any] = [reader.submit(samples.read, index) for index in islice(waiting, READ_AHEAD)]

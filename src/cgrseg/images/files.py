@@ -1,4 +1,4 @@
-"""Files appear whole or not at all (ground floor: imports nothing of ours)."""
+"""Atomic writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,68 +9,117 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+PREFIX = ".unfinished-"
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the name `path` when the block succeeds.
+def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path next to `path`; it is renamed to `path` when the block succeeds.
 
-    The temporary name keeps the suffix (Pillow and PyAV choose the format by it) and starts with a dot. If
-    the block raises, the temporary file is removed and whatever stood at `path` before is untouched.
-    Missing parent folders are made.
+    The temporary name keeps the suffix (Pillow and PyAV choose the format by it). If the block raises, the
+    temporary file is removed and an existing file at `path` is unchanged. Missing parent folders are created.
+
+    Args:
+        path: the final path.
+        durable: flush the content to the disk before the rename, so that it also survives a power failure.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be created or written to.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".unfinished-{secrets.token_hex(6)}{target.suffix}")
+    temporary = target.with_name(f"{PREFIX}{secrets.token_hex(6)}{target.suffix}")
     try:
         yield temporary
+        if durable:
+            _flush(temporary)
         os.replace(temporary, target)
+        if durable and sys.platform != "win32":
+            _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-ASIDE = ".unfinished-export-"
+def write_file(path: str | os.PathLike[str], content: bytes | str, *, durable: bool = False) -> None:
+    """Write bytes or UTF-8 text to `path`, atomically.
+
+    Raises:
+        OSError: not all of it could be written, for example because the disk is full.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_write(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def save_image(picture: Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write a picture, atomically; the suffix of `path` gives the format, `options` go to `Image.save`.
+
+    It is encoded in memory first, because Pillow does not report every write error of a full disk.
+
+    Raises:
+        OSError: as `write_file`.
+    """
+    buffer = BytesIO()
+    picture.save(buffer, Image.registered_extensions()[Path(path).suffix.lower()], **options)
+    write_file(path, buffer.getvalue())
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write a matplotlib figure, atomically; arguments and errors as in `save_image`."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix[1:], **options)
+    write_file(path, buffer.getvalue())
 
 
 @contextmanager
-def together(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to; the files right in it move to `folder` when the block succeeds.
+def write_together(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; the files in it are moved to `folder` when the block succeeds.
 
-    `folder` is made if need be. What killed processes left aside in it is removed first.
+    `folder` is created if it is missing. Temporary folders of killed processes in it are removed first.
 
     Raises:
-        OSError: the folder can't be made or written to.
+        OSError: the folder cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _at_work(folder), tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
-        yield Path(aside)
-        for file in sorted(path for path in Path(aside).iterdir() if path.is_file()):
+    with _remove_stale(folder), tempfile.TemporaryDirectory(prefix=f"{PREFIX}export-", dir=folder) as temporary:
+        yield Path(temporary)
+        for file in sorted(path for path in Path(temporary).iterdir() if path.is_file()):
             os.replace(file, folder / file.name)
 
 
 @contextmanager
-def _at_work(folder: Path) -> Iterator[None]:
-    """Hold a lock that all who write here share; who is alone for a moment removes what the dead left.
+def _remove_stale(folder: Path) -> Iterator[None]:
+    """Hold a shared lock on `folder`. Whoever first gets it alone removes stale temporary folders.
 
-    The system takes the lock from a process that dies. Where it knows no such locks, leftovers stay.
+    The system releases the lock of a process that ends. On systems without such locks, stale folders remain.
     """
     if sys.platform == "win32":
         yield
         return
     import fcntl
 
-    place = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for leftover in folder.glob(f"{ASIDE}*"):
-                shutil.rmtree(leftover)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for stale in folder.glob(f"{PREFIX}export-*"):
+                shutil.rmtree(stale)
         with suppress(OSError):
-            fcntl.flock(place, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Label maps as pictures: colours over the photo, legend with names and shares, palette masks, confidence."""
+"""Label maps as pictures: overlays, legends with names and shares, palette masks, confidence."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from PIL import Image, ImageDraw, ImageFont
 from cgrseg.labels import Color, LabelSpace
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
-Entry = tuple[str, Color | None, float]  # name, colour of its swatch (None: no swatch), share of the picture
+Entry = tuple[str, Color | None, float]  # name, colour of the swatch (None: no swatch), share of the pixels
 
 INK, PAPER, SWATCH_EDGE = (30, 30, 30), (255, 255, 255), (128, 128, 128)
-LONGEST_NAME = 28  # letters; the rest becomes "…"
-FEWEST_ROWS = 4  # the legend of even the smallest photo shows as many classes as fit into this
+LONGEST_NAME = 28  # letters; longer names end in "…"
+FEWEST_ROWS = 4  # minimum rows of a legend, also for the smallest image
 
 
 def overlay(photo: Pixels, labels: Pixels, label_space: LabelSpace, *, alpha: float = 0.5) -> Image.Image:
-    """The photo with each pixel drawn towards the colour of its class.
+    """The image blended with the colours of its classes.
 
     Args:
         photo: uint8 RGB [H, W, 3].
         labels: uint8 or uint16 [H, W], class ids.
         label_space: gives the colours.
-        alpha: 0 shows the photo alone, 1 the colours alone.
+        alpha: from 0 (only the image) to 1 (only the colours).
 
     Raises:
         ValueError: alpha is not from 0 to 1.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}: use a number from 0 (photo alone) to 1 (colours alone)")
+        raise ValueError(f"alpha is {alpha}: use a number from 0 (only the image) to 1 (only the colours)")
     if labels.dtype == np.uint8:
         colors = mask_picture(labels, label_space).convert("RGB")
     else:
@@ -54,13 +54,13 @@ def confidence_picture(confidence: Pixels) -> Image.Image:
 
 
 def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
-    """Add a panel with swatch, name and share of each class: below a wide picture, beside a tall one.
+    """Add a panel with swatch, name and share of each class: below a wide picture, to the right of a tall one.
 
-    The letters grow with the picture. Where not all classes fit, the last line says how many more there are.
+    The font size follows the picture. If not all classes fit, the last line counts the others.
 
     Args:
         picture: RGB.
-        entries: (name, colour, share) in the order in which they are to stand.
+        entries: (name, colour, share) in display order.
     """
     width, height = picture.size
     letter = min(max(12, round((width * height) ** 0.5 / 42)), 160)  # pixels
@@ -91,7 +91,7 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
 
 
 def with_title(picture: Image.Image, title: str) -> Image.Image:
-    """The picture with a line of text above it, cut where the picture ends."""
+    """The picture with a line of text above it, cut at the picture's width."""
     letter = min(max(12, round((picture.width * picture.height) ** 0.5 / 42)), 160)  # pixels, as in the legend
     page = Image.new("RGB", (picture.width, picture.height + 2 * letter), PAPER)
     page.paste(picture, (0, 2 * letter))

@@ -1,12 +1,13 @@
-"""Bilinear resizing, once or twice, written out: which few sources each pixel reads, and with what weights.
+"""Bilinear resizing written as sparse sums: which sources each pixel reads, with which weights.
 
-So any rows of full-size logits can be made alone, and neighbouring pixels that share their sources be found.
+It gives any rows of full-size logits alone, finds neighbouring pixels with the same sources, and blends the logits of
+overlapping windows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,36 +17,39 @@ from torch.nn import functional as F
 
 from cgrseg.preprocessing import Size
 
-LONGEST_BLOCK = 16  # pixels along a block's side, at most
+LONGEST_BLOCK = 16  # pixels along the side of a block, at most
+BAND_VALUES = 1 << 22  # floats in one band of full-size logits
 
 
 class Blocks(NamedTuple):
-    """One axis of the result, cut into blocks of neighbouring pixels that share their source logits."""
+    """One axis of the result, divided into blocks of neighbouring pixels with the same source logits."""
 
     pixels: Tensor  # blocks x length: pixel numbers, the last one repeated in a short block
-    source: Tensor  # blocks x taps: where on the logits' axis the block reads
-    weight: Tensor  # blocks x length x taps: what each pixel takes from there, rows summing to 1
+    source: Tensor  # blocks x taps: positions on the logits' axis that the block reads
+    weight: Tensor  # blocks x length x taps: weights of each pixel, each row sums to 1
     number: Tensor  # pixels: the block of each
 
 
 @dataclass(frozen=True)
 class Resized:
-    """Maps [B, K, h, w] resized to full size [B, K, H, W], of which only the rows asked for are made.
+    """Maps [B, K, h, w] resized to full size [B, K, H, W]; only the requested rows are computed.
 
     Args:
         shape: (B, K, h, w).
+        size: (H, W).
         read: rows of the source -> float32 [B, K, rows, w].
-        lines: for each full-size row, what it reads of the source's.
+        lines: what each full-size row reads of the source's rows.
         horizontal: the resizes of the other axis, as [(length taken, length made), ...].
     """
 
     shape: tuple[int, int, int, int]
+    size: Size
     read: Callable[[slice], Tensor]
     lines: Blocks
     horizontal: Sequence[Size]
 
     def rows(self, rows: slice) -> Tensor:
-        """Full-size rows, float32 [B, K, rows, W], the caller's to change."""
+        """Full-size rows, float32 [B, K, rows, W]; the caller may change them."""
         source, weight = self.lines.source[rows].T, self.lines.weight[rows, 0].T[..., None]  # taps rows, taps rows 1
         low, high = source.aminmax()
         values = self.read(slice(int(low), int(high) + 1))
@@ -56,19 +60,29 @@ class Resized:
                 band = band.view(*values.shape[:2], -1, target)
         return band
 
+    def bands(self, count: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, values) from top to bottom; by default as many rows at a time as fit into 16 MB."""
+        batch, classes, height, width = self.shape
+        widest = max(width, *(target for _, target in self.horizontal))
+        read = -(-height // self.size[0])  # source rows per full-size row
+        count = count or max(1, BAND_VALUES // (batch * classes * widest * read))
+        for top in range(0, self.size[0], count):
+            rows = slice(top, min(top + count, self.size[0]))
+            yield rows, self.rows(rows)
+
 
 def resized(logits: Tensor, size: Size, *, input_size: Size | None = None, valid: Size | None = None) -> Resized:
-    """The full-size logits that `label_map` of the same arguments takes the winners of; [B, K, h, w] only.
+    """The full-size logits whose winners are `label_map` of the same arguments; only for [B, K, h, w].
 
     Raises:
         ValueError: as `label_map`, and for logits without a batch axis.
     """
     vertical, horizontal = steps(logits, size, input_size, valid)
     if logits.ndim != 4:
-        raise ValueError(f"bands need logits [B, K, h, w], got {list(logits.shape)}: add the batch axis")
+        raise ValueError(f"full-size rows need logits [B, K, h, w], got {list(logits.shape)}: add the batch axis")
     lines = blocks(logits.shape[2], vertical, logits.device, longest=1)
     batch, classes, height, width = logits.shape
-    return Resized((batch, classes, height, width), lambda rows: logits[:, :, rows].float(), lines, horizontal)
+    return Resized((batch, classes, height, width), size, lambda rows: logits[:, :, rows].float(), lines, horizontal)
 
 
 def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | None) -> list[list[Size]]:
@@ -78,7 +92,7 @@ def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | Non
             f"logits are {logits.dtype} {list(logits.shape)}: give floating point [B, K, h, w] or [K, h, w]"
         )
     if valid is not None and input_size is None:
-        raise ValueError(f"valid={tuple(valid)} is a part of input_size: give that, too")
+        raise ValueError(f"valid={tuple(valid)} is a part of input_size: give input_size as well")
     for name, value in (("size", size), ("input_size", input_size), ("valid", valid)):
         if value is not None and (len(value) != 2 or min(value) < 1):
             raise ValueError(f"{name}={tuple(value)}: give (height, width), both at least 1")
@@ -92,10 +106,10 @@ def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | Non
 
 
 def _taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which of `source` positions each of `target` pixels reads, and its weights: both [target, 3], on the CPU.
+    """The `source` positions that each of `target` pixels reads, and the weights: both [target, 3], on the CPU.
 
-    The weights are read off from `interpolate` itself: those that a device computes differ from any rewritten
-    formula in the last bits of the position, which is too much far from the origin.
+    The weights come from `interpolate` itself: any other formula differs in the last bits of the position, which
+    is too much far from the origin.
     """
     nearest = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).round().long()
     index = nearest[:, None] + torch.arange(-1, 2)
@@ -107,14 +121,14 @@ def _taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def blocks(length: int, steps: list[Size], device: torch.device, longest: int = LONGEST_BLOCK) -> Blocks:
-    """Cut one axis of the result into blocks that read no more source positions than some one pixel does."""
+    """Divide one axis of the result into blocks that read no more source positions than a single pixel may."""
     index, weight = torch.arange(length)[:, None], torch.ones(length, 1)
     for taken, made in steps:
         inner, part = _taps(taken, made, device)
         index = index[inner].flatten(1)  # made taps
         weight = (weight[inner] * part[..., None]).flatten(1)
     index = torch.where(weight > 0, index, index.gather(1, weight.argmax(1, keepdim=True)))
-    low, high = index.amin(1), index.amax(1)  # neither ever falls from pixel to pixel
+    low, high = index.amin(1), index.amax(1)  # both are monotonic
     taps = max(2, int((high - low).max()) + 1)
     longest = min(longest, -(-len(index) // int(high[-1] + 1)))
     starts, lows = [0], low.tolist()
@@ -132,7 +146,7 @@ def blocks(length: int, steps: list[Size], device: torch.device, longest: int = 
 
 
 def blend(values: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The weighted sum, elementwise: matrix products would be rounded to TF32 or bfloat16 where that is on."""
+    """The weighted sum, elementwise: matrix products could be rounded to TF32 or bfloat16."""
     total = values[0] * weights[0]
     for value, weight in zip(values[1:], weights[1:], strict=True):
         total.addcmul_(value, weight)
@@ -140,7 +154,7 @@ def blend(values: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 class Window(NamedTuple):
-    """Where a window begins in the padded input, and its logits at the window's own size."""
+    """Position of a window in the padded input, and its logits at the size of the window."""
 
     top: int
     left: int
@@ -148,19 +162,19 @@ class Window(NamedTuple):
 
 
 def blended(windows: Sequence[Window], input_size: Size, *, valid: Size, size: Size, cosine: bool) -> Resized:
-    """The weighted mean of all windows' logits, cropped to the photo and resized to its size.
+    """The weighted mean of the logits of all windows, cropped to the image and resized to its size.
 
     Args:
-        windows: together they cover the input.
+        windows: cover the input.
         input_size: (height, width) of the padded input.
-        valid: (height, width) of the part that is photo.
-        size: (height, width) of the photo.
-        cosine: weights sin^2 along either axis of a window; else all 1.
+        valid: (height, width) of the part that is not padding.
+        size: (height, width) of the image.
+        cosine: weights sin^2 along both axes of a window; otherwise all weights are 1.
     """
     height, width = input_size
     batch, classes = windows[0].logits.shape[:2]
     device = windows[0].logits.lines.weight.device
-    # The windows lie on a grid, so the sum of their weights is a product of one sum an axis.
+    # The windows form a grid, so the sum of their weights is the product of one sum per axis.
     row_sums = _sums({window.top: _sides(window)[0] for window in windows}, height, cosine, device)
     column_sums = _sums({window.left: _sides(window)[1] for window in windows}, width, cosine, device)
 
@@ -178,7 +192,7 @@ def blended(windows: Sequence[Window], input_size: Size, *, valid: Size, size: S
         return total.div_(row_sums[rows, None] * column_sums)
 
     lines = blocks(height, [(valid[0], size[0])], device, longest=1)
-    return Resized((batch, classes, height, width), read, lines, [(valid[1], size[1])])
+    return Resized((batch, classes, height, width), size, read, lines, [(valid[1], size[1])])
 
 
 def _sides(window: Window) -> Size:
@@ -187,13 +201,13 @@ def _sides(window: Window) -> Size:
 
 
 def _weights(length: int, device: torch.device) -> Tensor:
-    """sin^2 over a window's side, float32 [length], never 0."""
+    """sin^2 along the side of a window, float32 [length], never 0."""
     middle = (torch.arange(length, device=device) + 0.5) / length
     return (middle * math.pi).sin().square()
 
 
 def _sums(starts: dict[int, int], length: int, cosine: bool, device: torch.device) -> Tensor:
-    """The weights that all windows along one axis give to each pixel, float32 [length]."""
+    """Sum of the weights of all windows along one axis at each pixel, float32 [length]."""
     total = torch.zeros(length, device=device)
     for start, side in starts.items():
         total[start : start + side] += _weights(side, device) if cosine else 1

@@ -1,14 +1,13 @@
-"""From stride-8 logits to the label map at the photo's own size, exactly and without full-size logits.
+"""From stride-8 logits to the label map at the size of the image, exactly and without full-size logits.
 
-Bilinear resizing, once or twice, is one convex combination of a few logits for every pixel. So a block of
-pixels whose source logits all have the same winning class has that class everywhere; only the other blocks
-are computed, a few at a time.
+Bilinear resizing, once or twice, is a convex combination of a few logits for every pixel. So a block of pixels
+whose source logits all have the same winning class has that class everywhere. Only the other blocks are computed, a
+few at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from cgrseg.preprocessing import Size
 
 from .bilinear import Blocks, blocks, resized, steps
 
-CACHED_VALUES = 1 << 19  # floats that a CPU works on at a time: they fit into its cache
-BAND_VALUES = 1 << 22  # floats that one band of full-size logits may hold
+CACHED_VALUES = 1 << 19  # floats that a CPU processes at a time: they fit into its cache
 
 
 @torch.no_grad()
@@ -27,14 +25,14 @@ def label_map(logits: Tensor, size: Size, *, input_size: Size | None = None, val
 
     Equals `interpolate(interpolate(logits, input_size)[..., :vh, :vw], size).argmax(1)`, or without
     `input_size` `interpolate(logits, size).argmax(1)`, bilinear with align_corners=False, in float32. Where
-    the two best logits are equal up to rounding, either may win; a true tie goes to the lowest class id.
-    Beyond the result it needs less memory than 3 int32 label maps and one copy of the logits.
+    the two best logits are equal up to rounding, either may win; of exact ties the lowest class id wins.
+    In addition to the result it needs less memory than 3 int32 label maps and one copy of the logits.
 
     Args:
         logits: [B, K, h, w] or [K, h, w], floating point, all finite, in any memory layout.
         size: (height, width) of the result, larger or smaller than the logits.
-        input_size: (height, width) of the padded network input, if the logits go to that size first.
-        valid: (height, width) of the upper left part of `input_size` that is photo; all of it by default.
+        input_size: (height, width) of the padded network input, if the logits are resized to it first.
+        valid: (height, width) of the upper left part of `input_size` that is not padding; all of it by default.
 
     Returns:
         Class ids [B, H, W] (or [H, W]); uint8 up to 256 classes, else int32.
@@ -71,43 +69,13 @@ def confidence(logits: Tensor, size: Size, *, input_size: Size | None = None, va
     if logits.ndim == 3:
         return confidence(logits[None], size, input_size=input_size, valid=valid)[0]
     result = torch.empty(logits.shape[0], *size, device=logits.device)
-    for rows, band in bands(logits, size, input_size=input_size, valid=valid):
+    for rows, band in resized(logits, size, input_size=input_size, valid=valid).bands():
         result[:, rows] = band.sub_(band.amax(1, keepdim=True)).exp_().sum(1).reciprocal_()
     return result
 
 
-@torch.no_grad()
-def bands(
-    logits: Tensor,
-    size: Size,
-    *,
-    input_size: Size | None = None,
-    valid: Size | None = None,
-    band_rows: int | None = None,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Full-size logits, from top to bottom, a few rows at a time.
-
-    Args:
-        logits: [B, K, h, w], floating point.
-        size, input_size, valid: as for `label_map`.
-        band_rows: rows in a band; by default as many as fit into 16 MB.
-
-    Yields:
-        The band's rows, and their logits float32 [B, K, rows, W], which are the caller's to change.
-
-    Raises:
-        ValueError: as `label_map`, and for logits without a batch axis.
-    """
-    full = resized(logits, size, input_size=input_size, valid=valid)
-    widest = max(target for _, target in full.horizontal)
-    count = band_rows or max(1, BAND_VALUES // max(1, logits.shape[0] * logits.shape[1] * widest))
-    for top in range(0, size[0], count):
-        rows = slice(top, min(top + count, size[0]))
-        yield rows, full.rows(rows)
-
-
 def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None:
-    """Write the label map of one photo's logits [K, h, w] into `labels` [H, W]."""
+    """Write the label map of logits [K, h, w] into `labels` [H, W]."""
     classes, _, width = image.shape
     budget = 2 * labels.numel()
     if image.device.type == "cpu":
@@ -117,7 +85,7 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
     winner = torch.cat([_rank(line.to(torch.float32, copy=True), ranks[:, None, None], 0) for line in lines])  # h w
     winner = (classes - winner).to(labels.dtype)
 
-    lowest = winner[rows.source].amin(1)[:, columns.source].amin(2)  # of the winners that a block reads
+    lowest = winner[rows.source].amin(1)[:, columns.source].amin(2)  # of the winners that each block reads
     highest = winner[rows.source].amax(1)[:, columns.source].amax(2)
     labels.copy_(lowest[:, columns.number][rows.number])
     blocks_y, blocks_x = (lowest != highest).nonzero().unbind(1)
@@ -127,14 +95,14 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
     cells = image.permute(1, 2, 0).reshape(-1, classes)  # h·w K
     weights_y, weights_x = (axis.weight.transpose(1, 2).contiguous() for axis in (rows, columns))  # blocks taps length
     taps, area = weights_y.shape[1] * weights_x.shape[1], weights_y.shape[2] * weights_x.shape[2]
-    # Matrix products in float32 are exact enough, but not where they may be rounded to TF32 or bfloat16.
+    # Matrix products in float32 are exact enough, unless they may be rounded to TF32 or bfloat16.
     dtype = torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
-    buffer = image.new_empty(max(budget, classes * area), dtype=dtype)  # once: memory that is new is slow
+    buffer = image.new_empty(max(budget, classes * area), dtype=dtype)  # allocated once: new memory is slow
     many = max(1, budget // (2 * classes * (taps + 4)))
     for y, x in zip(torch.split(blocks_y, many), torch.split(blocks_x, many), strict=True):
         source = rows.source[y, :, None] * width + columns.source[x, None]  # N taps_y taps_x
         values = cells.index_select(0, source.flatten()).to(dtype).view(len(y), taps, classes)
-        values, chosen = _able(values, ranks)
+        values, chosen = _candidate_classes(values, ranks)
         few = max(1, budget // ((values.shape[2] + taps + 6) * area))
         for part_y, part_x, read, rank in zip(*(torch.split(t, few) for t in (y, x, values, chosen)), strict=True):
             weight = weights_y[part_y][:, :, None, :, None] * weights_x[part_x][:, None, :, None, :]
@@ -148,10 +116,10 @@ def _label(image: Tensor, labels: Tensor, rows: Blocks, columns: Blocks) -> None
             labels.view(-1)[pixels.flatten(1)] = best.to(labels.dtype)
 
 
-def _able(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Of values [N, taps, K] the classes that could win between the taps, and their ranks; all, where that is most.
+def _candidate_classes(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [N, taps, K] -> those of the classes that could win between the taps, and their ranks.
 
-    A class whose largest value is below some other's smallest cannot win.
+    A class whose largest value is below the smallest of another class cannot win. If most could, all are returned.
     """
     able = values.amax(1) >= values.amin(1).amax(1, keepdim=True)  # N K
     most = int(able.sum(1).amax())
@@ -163,8 +131,8 @@ def _able(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rank(values: Tensor, ranks: Tensor, dim: int) -> Tensor:
-    """The rank of the first class with the largest value; the classes lie along `dim` of `values`, overwritten.
+    """The rank of the first class with the largest value along `dim`; `values` is overwritten.
 
-    Ten times as fast as argmax on a CPU, where comparing float32 in place uses vector instructions.
+    Ten times as fast as argmax on a CPU, because in-place comparisons use vector instructions.
     """
     return values.eq_(values.amax(dim, keepdim=True)).mul_(ranks).amax(dim)

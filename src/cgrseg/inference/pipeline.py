@@ -1,4 +1,4 @@
-"""Many photos: reading, the network and writing overlap, memory stays flat, a broken file stops nothing."""
+"""Segment many files: reading, the network and writing overlap; memory is bounded; a damaged file does not stop it."""
 
 from __future__ import annotations
 
@@ -14,50 +14,51 @@ from typing import Any
 import torch
 
 from cgrseg.images import render
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import save_image
 
+from .predictor import Prepared
 from .result import Segmentation
-from .segmenter import Prepared, Segmenter, batches
+from .segmenter import Segmenter, batches
 from .sources import Source
-from .video import label_video
+from .video import segment_video
 
-# What one bad or too large file may raise; anything else is a fault of ours and stops the run.
+# What a bad or too large file may raise; anything else is a bug and stops the run.
 FAILURES = (OSError, ValueError, MemoryError)
 
-Job = tuple[Source, Mapping[str, Path]]  # a photo or video, and the outputs to write: kind -> path
-Outcome = tuple[int, str | None]  # how many more images are done, and what went wrong with one, if anything did
-MOST_ABREAST = 8  # photos in the network at once: memory grows with them
-# Measured on photos of 400x605: 4 ms against 35 for the fastest PNG, which is also five times larger. Without
-# chroma subsampling coloured edges stay sharp.
+Job = tuple[Source, Mapping[str, Path]]  # an image or video, and the outputs to write: kind -> path
+Outcome = tuple[int, str | None]  # images done since the last one, and the error of one, if any
+MOST_PARALLEL = 8  # images in the network at the same time: memory grows with them
+# For an image of 400x605: 4 ms, where the fastest PNG takes 35 and is five times larger. Without chroma subsampling
+# coloured edges stay sharp.
 JPEG: dict[str, Any] = {"quality": 90, "subsampling": 0}
 
 
-def label_all(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int = 1) -> Iterator[Outcome]:
-    """Label photos, then videos; outputs appear whole or not at all, and one that fails stops nothing.
+def segment_files(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int = 1) -> Iterator[Outcome]:
+    """Segment images, then videos. Outputs are written atomically; a file that fails does not stop the others.
 
     Args:
-        segmenter: does the work.
+        segmenter: the model.
         jobs: see `Source.outputs`.
-        batch: up to this many photos of equal padded size go through the network together.
+        batch: up to this many images of equal padded size are processed together.
     """
-    yield from _label_photos(segmenter, [job for job in jobs if not job[0].is_video], batch=batch)
+    yield from _segment_images(segmenter, [job for job in jobs if not job[0].is_video], batch=batch)
     for source, _ in jobs:
         if source.is_video:
             try:
-                for frames in label_video(segmenter, source.path, source.outputs(), batch=batch):
+                for frames in segment_video(segmenter, source.path, source.outputs(), batch=batch):
                     yield frames, None
             except FAILURES as error:
                 yield 0, _explain(source, error)
 
 
-def _label_photos(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) -> Iterator[Outcome]:
-    """Threads read ahead, run the network and write behind, each by a bounded number of photos."""
+def _segment_images(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) -> Iterator[Outcome]:
+    """Threads read ahead, run the network and write, each with a bounded number of images."""
     workers = min(max(os.cpu_count() or 1, 2), 16)
     failed: deque[Outcome] = deque()
     writing: deque[tuple[Source, Future[None]]] = deque()
-    with ThreadPoolExecutor(workers) as pool, _networks(segmenter) as (networks, abreast):
-        photos = _read_ahead(segmenter, jobs, pool, depth=workers + 2 * batch * abreast, failed=failed)
-        for group, results in _run_ahead(segmenter, batches(photos, batch), networks, abreast, failed):
+    with ThreadPoolExecutor(workers) as pool, _networks(segmenter) as (networks, parallel):
+        photos = _read_ahead(segmenter, jobs, pool, depth=workers + 2 * batch * parallel, failed=failed)
+        for group, results in _run_ahead(segmenter, batches(photos, batch), networks, parallel, failed):
             for (source, outputs), result in zip(group, results, strict=True):
                 writing.append((source, pool.submit(_write, result, outputs)))
             while failed:
@@ -69,23 +70,23 @@ def _label_photos(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) -> I
             yield _outcome(*writing.popleft())
 
 
-def photos_abreast(segmenter: Segmenter) -> int:
-    """How many photos, or batches, shall be in the network at once, each on its share of torch's threads.
+def parallel_images(segmenter: Segmenter) -> int:
+    """How many images, or batches, run in the network at the same time, each on its share of torch's threads.
 
-    On a GPU one keeps it busy. On a CPU the operations of one photo are too small to share well: as many photos as
-    torch has threads run abreast.
+    On a GPU one at a time keeps it busy. On a CPU the operations of one image are too small to share well, so as many
+    images as torch has threads run in parallel.
     """
-    on_cpu = next(segmenter.model.parameters()).device.type == "cpu"
-    return min(torch.get_num_threads(), MOST_ABREAST) if on_cpu else 1
+    on_cpu = segmenter.predictor.network.device.type == "cpu"
+    return min(torch.get_num_threads(), MOST_PARALLEL) if on_cpu else 1
 
 
 @contextmanager
 def _networks(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that run the network, and how many photos are in them at once."""
-    threads, abreast = torch.get_num_threads(), photos_abreast(segmenter)
+    """Threads that run the network, and how many images they process at the same time."""
+    threads, parallel = torch.get_num_threads(), parallel_images(segmenter)
     try:
-        with ThreadPoolExecutor(abreast, initializer=torch.set_num_threads, initargs=(threads // abreast,)) as pool:
-            yield pool, abreast
+        with ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(threads // parallel,)) as pool:
+            yield pool, parallel
     finally:
         torch.set_num_threads(threads)
 
@@ -94,14 +95,14 @@ def _run_ahead(
     segmenter: Segmenter,
     groups: Iterable[list[tuple[Job, Prepared]]],
     networks: ThreadPoolExecutor,
-    abreast: int,
+    parallel: int,
     failed: deque[Outcome],
 ) -> Iterator[tuple[list[Job], list[Segmentation]]]:
-    """Results in order, while `abreast` groups are in the network; groups that fail go to `failed`."""
+    """Results in order, with `parallel` groups in the network; errors go to `failed`."""
     running: deque[tuple[list[Job], Future[list[Segmentation]]]] = deque()
     waiting = iter(groups)
     while True:
-        for group in islice(waiting, abreast + 1 - len(running)):
+        for group in islice(waiting, parallel + 1 - len(running)):
             running.append(([job for job, _ in group], networks.submit(segmenter.run, [item for _, item in group])))
         if not running:
             return
@@ -117,7 +118,7 @@ def _run_ahead(
 def _read_ahead(
     segmenter: Segmenter, jobs: Sequence[Job], pool: ThreadPoolExecutor, *, depth: int, failed: deque[Outcome]
 ) -> Iterator[tuple[Job, Prepared]]:
-    """Photos in order, up to `depth` being read in advance; those that can't be read go to `failed`."""
+    """Images in order, up to `depth` read in advance; errors go to `failed`."""
     reading: deque[tuple[Job, Future[Prepared]]] = deque()
     waiting = iter(jobs)
     while True:
@@ -138,12 +139,10 @@ def _write(result: Segmentation, outputs: Mapping[str, Path]) -> None:
     for kind, path in outputs.items():
         if kind == "mask":
             result.save(path)
-            continue
-        with atomic_write(path) as temporary:
-            if kind == "overlay":
-                result.overlay().save(temporary, **JPEG)
-            else:
-                render.confidence_picture(result.confidence()).save(temporary, compress_level=1)
+        elif kind == "overlay":
+            save_image(result.overlay(), path, **JPEG)
+        else:
+            save_image(render.confidence_picture(result.confidence()), path, compress_level=1)
 
 
 def _outcome(source: Source, future: Future[None]) -> Outcome:

@@ -1,180 +1,220 @@
-"""Ways to run the network over a photo, as the paper tests it: whole, sliding, flips and scales averaged.
+"""The one way from images to logits and label maps: whole images, sliding windows, averaged scales and flips.
 
-All give the label map at the photo's own size: logits go bilinearly to the padded input's size, are cropped
-to the part that is photo and go bilinearly to the photo's size.
+Logits are resized bilinearly to the padded input's size, cropped to the image and resized bilinearly to the image's
+own size, as in the paper's evaluation.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cgrseg.nn import CGRSeg
-from cgrseg.preprocessing import Preprocessing, Size
+from cgrseg.images.photos import Photo, read_photo
+from cgrseg.labels import LabelSpace
+from cgrseg.preprocessing import Pixels, Preprocessing, Size
 
 from .bilinear import Resized, Window, blended, resized
 from .labelmap import label_map
+from .network import Network
 
+Mode = Literal["whole", "slide", "slide-cosine", "scales", "tta"]
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's, on Pascal Context
-BAND_VALUES = 1 << 23  # floats that one band of full-size logits may hold
 
 
-@torch.inference_mode()
-def whole(model: CGRSeg, images: Tensor, *, valid: Size, size: Size) -> Tensor:
-    """One pass over the whole input.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image ready for the network.
 
     Args:
-        model: in evaluation mode.
-        images: float [B, 3, Hp, Wp], prepared and padded, on the model's device.
-        valid: (height, width) of the part that is photo, the same for all.
-        size: (height, width) of the photos, and of the result.
-
-    Returns:
-        Class ids [B, H, W]; uint8 up to 256 classes, else int32.
+        photo: uint8 RGB [H, W, 3], upright.
+        image: float32 [3, Hp, Wp], resized, normalised and padded.
+        valid: (height, width) of the part of `image` that is not padding.
     """
-    return label_map(model(images), size, input_size=_size(images), valid=valid)
+
+    photo: Pixels
+    image: Tensor
+    valid: Size
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the photo."""
+        return self.photo.shape[0], self.photo.shape[1]
 
 
-@torch.inference_mode()
-def slide(
-    model: CGRSeg,
-    images: Tensor,
-    *,
-    valid: Size,
-    size: Size,
-    window: int = 512,
-    stride: int = 341,
-    cosine: bool = False,
-) -> Tensor:
-    """Overlapping windows, their logits averaged; the last window of a row or column is shifted inward.
-
-    It keeps the stride-8 logits of all windows and works on bands of rows, so no full-size logits are ever held.
+@dataclass(frozen=True, eq=False)
+class Averaged:
+    """Class probabilities at full size, averaged over passes; computed band by band.
 
     Args:
-        model, images, valid, size: as for `whole`.
-        window: side of the square windows; an input smaller than that is one window.
-        stride: pixels from window to window.
-        cosine: a window counts less towards its edges, where it sees less around a pixel: weights sin^2 along
-            either axis, from 0 at the edge to 1 in the middle. Without, all its pixels count the same.
+        passes: full-size logits [1, K, H, W] of each pass, and whether its image was flipped.
+    """
 
-    Returns:
-        As `whole`.
+    passes: Sequence[tuple[Resized, bool]]
+
+    def bands(self) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, probabilities float32 [1, K, rows, W]) from top to bottom."""
+        largest = max((full for full, _ in self.passes), key=lambda full: full.shape[2] * full.shape[3])
+        for rows, _ in largest.bands():
+            total: Tensor | None = None
+            for full, flipped in self.passes:
+                shares = _softmax(full.rows(rows))
+                shares = shares.flip(3) if flipped else shares
+                total = shares if total is None else total.add_(shares)
+            assert total is not None
+            yield rows, total.div_(len(self.passes))
+
+
+@dataclass(eq=False)
+class Prediction:
+    """The prediction for one image.
+
+    Args:
+        labels: class ids [H, W] at the image's own size; uint8 up to 256 classes, otherwise uint16.
+        scores: full-size logits, or averaged probabilities.
+        logits: [1, K, h, w] of the network in mode "whole"; None in the other modes.
+    """
+
+    labels: np.ndarray[Any, np.dtype[Any]]
+    scores: Resized | Averaged
+    logits: Tensor | None = None
+
+    @torch.inference_mode()
+    def confidence(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """float32 [H, W], 0 … 1: the probability of the winning class, computed band by band."""
+        result = np.empty(self.labels.shape, np.float32)
+        for rows, values in self.scores.bands():
+            shares = values if isinstance(self.scores, Averaged) else _softmax(values)
+            result[rows] = shares.amax(1)[0].cpu().numpy()
+        return result
+
+
+class Predictor:
+    """Predicts images with a network.
+
+    Args:
+        network: see `open_network`.
+        mode: "whole" image; "slide", overlapping windows whose logits are averaged; "slide-cosine", windows that count
+            less towards their edges; "scales", six scales from 0.5 to 1.75 averaged; "tta", these and their flips.
+        window: side of the square windows in pixels of the resized image; the stride is 2/3 of it.
+        preprocessing: None uses the network's.
 
     Raises:
-        ValueError: window or stride is below 1, or windows would leave gaps between them.
+        ValueError: an unknown mode, or a window below 32 pixels.
     """
-    if not 1 <= stride <= window:
-        raise ValueError(f"windows of {window} pixels every {stride} leave gaps: use a stride from 1 to the window")
-    height, width = _size(images)
-    parts = []
-    for top in _starts(height, window, stride):
-        for left in _starts(width, window, stride):
-            crop = images[:, :, top : top + window, left : left + window]
-            parts.append(Window(top, left, resized(model(crop), _size(crop))))
-    return winners(blended(parts, (height, width), valid=valid, size=size, cosine=cosine), size)
 
+    def __init__(
+        self, network: Network, *, mode: Mode = "whole", window: int = 512, preprocessing: Preprocessing | None = None
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"no mode is called {mode!r}: choose from {', '.join(get_args(Mode))}")
+        if window < 32:
+            raise ValueError(f"window is {window}: it must be at least 32 pixels")
+        self.network, self.mode, self.window = network, mode, window
+        self.preprocessing = preprocessing or network.description.preprocessing
 
-def winners(full: Resized, size: Size) -> Tensor:
-    """The class of the largest value of every pixel, [B, H, W], band by band."""
-    labels: Tensor | None = None
-    for rows in _bands(full, size):
-        values = full.rows(rows)  # B K rows W
-        some = label_map(values, _size(values))
-        labels = some.new_empty(len(some), *size) if labels is None else labels
-        labels[:, rows] = some
-    assert labels is not None
-    return labels
+    @property
+    def labels(self) -> LabelSpace:
+        """Names and colours of the classes."""
+        return self.network.description.labels
+
+    def prepare(self, photo: Photo, preprocessing: Preprocessing | None = None) -> Prepared:
+        """Read, resize, normalise and pad an image; may be called from several threads."""
+        pixels = read_photo(photo)
+        image, valid = (preprocessing or self.preprocessing).prepare(pixels)
+        return Prepared(photo=pixels, image=image, valid=valid)
+
+    def predict(self, group: Sequence[Prepared]) -> list[Prediction]:
+        """Predict prepared images of equal padded size, in mode "whole" in one pass.
+
+        Raises:
+            MemoryError: the device has too little memory; the message says what to lower.
+            ValueError: the network's outputs are not finite.
+        """
+        try:
+            with torch.inference_mode():
+                if self.mode == "whole":
+                    return self._whole(group)
+                windows = self.mode.startswith("slide")
+                return [self._slide(item) if windows else self._averaged(item) for item in group]
+        except RuntimeError as error:  # torch has an out-of-memory type only for GPUs
+            if "memory" not in str(error):
+                raise
+            height, width = group[0].image.shape[1:]
+            raise MemoryError(
+                f"{len(group)} x {width} x {height} pixels need more memory than there is: lower short_side or batch"
+            ) from error
+
+    def _whole(self, group: Sequence[Prepared]) -> list[Prediction]:
+        images = torch.stack([item.image for item in group]) if len(group) > 1 else group[0].image[None]
+        input_size = (images.shape[2], images.shape[3])
+        logits = self._logits(images)
+        found = []
+        for index, item in enumerate(group):
+            own = logits[index : index + 1]
+            own = own.clone() if len(group) > 1 else own  # does not keep the whole batch in memory
+            labels = label_map(own, item.size, input_size=input_size, valid=item.valid)
+            full = resized(own, item.size, input_size=input_size, valid=item.valid)
+            found.append(Prediction(_ids(labels), full, own))
+        return found
+
+    def _slide(self, item: Prepared) -> Prediction:
+        """Stride-8 logits of all windows are kept, never full-size logits."""
+        images, window, stride = item.image[None], self.window, self.window * 2 // 3
+        height, width = images.shape[2:]
+        windows = []
+        for top in _starts(height, window, stride):
+            for left in _starts(width, window, stride):
+                crop = images[:, :, top : top + window, left : left + window]
+                logits = resized(self._logits(crop), (crop.shape[2], crop.shape[3]))
+                windows.append(Window(top, left, logits))
+        cosine = self.mode == "slide-cosine"
+        full = blended(windows, (height, width), valid=item.valid, size=item.size, cosine=cosine)
+        return Prediction(_winners(full, item.size), full)
+
+    def _averaged(self, item: Prepared) -> Prediction:
+        passes = []
+        for image, valid, flipped in views(item.photo, self.preprocessing, flip=self.mode == "tta"):
+            logits = self._logits(image[None])
+            full = resized(logits, item.size, input_size=(image.shape[1], image.shape[2]), valid=valid)
+            passes.append((full, flipped))
+        scores = Averaged(passes)
+        return Prediction(_winners(scores, item.size), scores)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """float32 [B, K, h, w], checked to be finite."""
+        logits = self.network(images).float().contiguous()
+        if not logits.isfinite().all():
+            source = self.network.path or self.network.description.spec.name
+            raise ValueError(
+                f"the outputs of {source} are not finite (NaN or infinity): its weights are damaged or diverged, or "
+                "they overflow in reduced precision"
+            )
+        return logits
 
 
 def views(
-    photo: np.ndarray[Any, np.dtype[np.uint8]],
-    preprocessing: Preprocessing,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = True,
+    photo: Pixels, preprocessing: Preprocessing, *, scales: Sequence[float] = SCALES, flip: bool = True
 ) -> Iterator[tuple[Tensor, Size, bool]]:
-    """The inputs that `averaged` takes: the photo at each scale, as it is and, with `flip`, mirrored.
+    """The image at each scale and, with `flip`, its mirror image, which is flipped before padding.
 
-    A scale multiplies the short and long side of the preprocessing, or the photo's own size where that has
-    none. The photo is mirrored before it is padded.
+    A scale multiplies the short and long side of the preprocessing, or the image's own size if there is none.
 
     Yields:
-        (float32 [3, Hp, Wp], (height, width) of the part that is photo, whether it is mirrored).
+        (float32 [3, Hp, Wp], (height, width) of the part that is not padding, whether it is flipped).
     """
     for scale in scales:
-        at_scale = _scaled(preprocessing, scale, (photo.shape[0], photo.shape[1]))
-        image, valid = at_scale.prepare(photo)
+        image, valid = _scaled(preprocessing, scale, (photo.shape[0], photo.shape[1])).prepare(photo)
         yield image, valid, False
         if flip:
             mirrored = torch.zeros_like(image)
             mirrored[:, : valid[0], : valid[1]] = image[:, : valid[0], : valid[1]].flip(2)
             yield mirrored, valid, True
-
-
-@torch.inference_mode()
-def averaged(model: CGRSeg, inputs: Iterable[tuple[Tensor, Size, bool]], *, size: Size) -> Tensor:
-    """One pass over each view of a photo; the class probabilities (softmax) at the photo's size are averaged.
-
-    It keeps the stride-8 logits of all views and works on bands of rows, so no probability map of the photo's
-    full size is ever held.
-
-    Args:
-        model: in evaluation mode.
-        inputs: see `views`.
-        size: (height, width) of the photo.
-
-    Returns:
-        Class ids [H, W]; uint8 up to 256 classes, else int32.
-    """
-    weight = next(model.parameters())
-    passes: list[tuple[Resized, bool]] = []
-    for image, valid, mirrored in inputs:
-        logits = model(image[None].to(weight.device, weight.dtype))
-        passes.append((resized(logits, size, input_size=_size(image), valid=valid), mirrored))
-    labels: Tensor | None = None
-    for rows in _bands(passes[0][0], size):
-        total: Tensor | None = None
-        for full, mirrored in passes:
-            shares = _softmax(full.rows(rows))  # 1 K rows W
-            shares = shares.flip(3) if mirrored else shares
-            total = shares if total is None else total.add_(shares)
-        assert total is not None
-        some = label_map(total, _size(total))[0]
-        labels = some.new_empty(size) if labels is None else labels
-        labels[rows] = some
-    assert labels is not None
-    return labels
-
-
-def _bands(full: Resized, size: Size) -> Iterator[slice]:
-    """Rows of the result, as many at a time as keep all that is held at once in bounds."""
-    batch, classes, height, width = full.shape
-    widest = max(width, *(target for _, target in full.horizontal))
-    read = -(-height // size[0])  # source rows for one of the result
-    count = max(1, BAND_VALUES // (batch * classes * widest * read))
-    for top in range(0, size[0], count):
-        yield slice(top, min(top + count, size[0]))
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Softmax over classes, in the memory of `logits`."""
-    shares = logits.sub_(logits.amax(1, keepdim=True)).exp_()
-    return shares.div_(shares.sum(1, keepdim=True))
-
-
-def _size(images: Tensor) -> Size:
-    return images.shape[-2], images.shape[-1]
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin so that they cover 0 … length; the last one ends at `length`."""
-    last = max(length - window, 0)
-    return [*range(0, last, stride), last]
 
 
 def _scaled(preprocessing: Preprocessing, scale: float, size: Size) -> Preprocessing:
@@ -188,3 +228,32 @@ def _scaled(preprocessing: Preprocessing, scale: float, size: Size) -> Preproces
         short_side=max(int(short * scale + 0.5), 1),
         long_side=None if long is None else max(int(long * scale + 0.5), 1),
     )
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Starts of windows that cover 0 … length; the last window is shifted inward to end at `length`."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def _winners(scores: Resized | Averaged, size: Size) -> np.ndarray[Any, np.dtype[Any]]:
+    """The class with the largest value at every pixel, [H, W], computed band by band."""
+    labels: np.ndarray[Any, np.dtype[Any]] | None = None
+    for rows, values in scores.bands():
+        some = _ids(label_map(values, (values.shape[2], values.shape[3])))
+        labels = np.empty(size, some.dtype) if labels is None else labels
+        labels[rows] = some
+    assert labels is not None
+    return labels
+
+
+def _ids(labels: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """[1, H, W] -> uint8 or uint16 [H, W]."""
+    array = labels[0].cpu().numpy()
+    return array if array.dtype == np.uint8 else array.astype(np.uint16)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over classes, in place."""
+    shares = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    return shares.div_(shares.sum(1, keepdim=True))

@@ -1,181 +1,66 @@
-"""Exported files under one face: ONNX Runtime, OpenVINO and torch.export behave as the model they came from."""
+"""Exported files in ONNX Runtime and OpenVINO, called as functions of tensors."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
+import threading
+from collections import Counter, OrderedDict
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cgrseg.nn.model import check_images
-from cgrseg.preprocessing import Size
-from cgrseg.weights.artifact import Description
-
-from .openvino import OpenVINONetwork, Unusable
-from .programs import PACKAGE, open_package, read_program
-
-Runtime = Literal["auto", "torch", "onnx", "openvino"]
-SUFFIXES: dict[Runtime, str] = {"openvino": ".xml", "onnx": ".onnx", "torch": ".pt2"}  # the fastest on a CPU first
-METADATA_KEY = "cgrseg"  # inside .onnx and .xml
-Run = Callable[[Tensor], Tensor]
+Array = np.ndarray[Any, Any]
+METADATA_KEY = "cgrseg"  # in exported files
+COMPILED_SHAPES = 4  # shapes with a compiled network of their own
+FREQUENT = 32  # calls after which another shape gets one as well
 
 
-class ExportedNetwork(nn.Module):
-    """A file that `cgrseg export` wrote, called as the model it came from.
+class RuntimeUnusable(ValueError):
+    """A message for the user, unlike what a runtime raises."""
+
+
+class OnnxNetwork:
+    """An ONNX file in ONNX Runtime.
 
     Args:
-        path: the file.
-        runtime: "torch", "onnx" or "openvino".
-        description: what the file says about its model.
-        size: the only (height, width) that it takes, or None for any.
-        run: images float32 on the CPU -> logits.
-
-    Shape: images float [B, 3, H, W], H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
-    """
-
-    def __init__(self, *, path: Path, runtime: str, description: Description, size: Size | None, run: Run) -> None:
-        super().__init__()
-        self.path, self.runtime, self.size, self._run = path, runtime, size, run
-        self.spec, self.labels = description.spec, description.labels
-        self.preprocessing, self.card = description.preprocessing, description.card
-        # Empty: whoever asks a model's parameters for device and type gets the answer of this one's inputs.
-        self.inputs = nn.Parameter(torch.empty(0), requires_grad=False)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        check_images(images)
-        size = (images.shape[2], images.shape[3])
-        if self.size is not None and size != self.size:
-            raise ValueError(
-                f"{self.path} takes {self.size[0]}x{self.size[1]} pixels only, not {size[0]}x{size[1]}: export it "
-                "with that --size, or from weights whose bias mode is relative"
-            )
-        return self._run(images)
-
-
-def find_exported(path: str | os.PathLike[str], runtime: Runtime = "auto") -> Path | None:
-    """The exported file that a path means: itself, or the fastest of a folder whose runtime is installed.
-
-    None where the path is neither.
+        path: .onnx.
+        device: "cpu", "cuda", or "auto": CUDA if this build of ONNX Runtime has it.
+        threads: CPU threads; None leaves the choice to ONNX Runtime.
 
     Raises:
-        ValueError: the folder holds no such file or several, or the file belongs to another runtime.
+        RuntimeUnusable: there is no such device.
     """
-    path = Path(path)
-    if path.is_dir():
-        wanted = [name for name in SUFFIXES if runtime in (name, "auto") and (runtime != "auto" or installed(name))]
-        for name in wanted:
-            found = [
-                file
-                for file in sorted(path.glob(f"*{SUFFIXES[name]}"))
-                if not file.stem.endswith((".image", ".int8", Path(PACKAGE).stem)) and not file.name.startswith(".")
-            ]
-            if len(found) > 1:
-                raise ValueError(f"{path} holds {len(found)} {SUFFIXES[name]} files: name one, such as {found[0]}")
-            if found:
-                return found[0]
-        if runtime == "auto":
-            return None
-        kinds = " or ".join(SUFFIXES[name] for name in wanted)
-        raise ValueError(f"{path} holds no {kinds} file of ours: make one with `cgrseg export --out {path}`")
-    if path.suffix not in SUFFIXES.values():
-        return None
-    if runtime != "auto" and SUFFIXES[runtime] != path.suffix:
-        raise ValueError(f'{path} is no file of runtime "{runtime}": that takes {SUFFIXES[runtime]}')
-    return path
 
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+        self._arguments = (path, device, threads)
+        self.session = onnx_session(path, device, threads)
+        self.metadata: str = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+        self._input = self.session.get_inputs()[0].name
+        classes = self.session.get_outputs()[0].shape[1:2]
+        self.classes = next((side for side in classes if isinstance(side, int)), None)
 
-def installed(runtime: str) -> bool:
-    """Whether a runtime's package is there."""
-    return find_spec({"onnx": "onnxruntime"}.get(runtime, runtime)) is not None
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(None, {self._input: _array(images)})[0])
 
-
-def require(runtime: str) -> None:
-    """Raise ValueError with the cure where a runtime is not installed."""
-    if not installed(runtime):
-        raise ValueError(f'runtime {runtime} is not installed: pip install "cgrseg[{runtime}]"')
-
-
-def open_exported(
-    path: str | os.PathLike[str],
-    device: str | torch.device = "auto",
-    *,
-    threads: int | None = None,
-    bf16: bool = False,
-) -> ExportedNetwork:
-    """Open a file that `cgrseg export --io tensor` wrote.
-
-    Args:
-        path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .aoti.pt2 (AOTInductor: to open it
-            is to run the machine code inside).
-        device: "auto", "cpu", "cuda" (onnx with a CUDA build, torch) or "gpu" (openvino).
-        threads: CPU threads of the runtime; None leaves it to the runtime.
-        bf16: compute in bfloat16, openvino alone. Images and logits are float32 all the same.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not ours or damaged, has pictures as inputs, its runtime is missing or lacks the device,
-            or bfloat16 on it.
-    """
-    path = Path(path)
-    runtime = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix), None)
-    if runtime is None:
-        raise ValueError(f"{path} is no exported file: those end in {', '.join(SUFFIXES.values())}")
-    if not path.is_file():
-        raise FileNotFoundError(f"no exported file at {path}")
-    require(runtime)
-    if bf16 and runtime != "openvino":
-        raise ValueError(f"{path}: of exported files only OpenVINO's (.xml) run in bf16: use one, or leave bf16 out")
-    openers: dict[str, Callable[[Path, str, int | None], tuple[Run, str]]]
-    openers = {"onnx": _open_onnx, "openvino": partial(_open_openvino, bf16=bf16), "torch": _open_torch}
-    try:
-        run, text = openers[runtime](path, str(device), threads)
-    except Unusable as error:
-        raise ValueError(str(error)) from error.__cause__
-    except Exception as error:  # each runtime has errors of its own
-        line = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} can't be opened by runtime {runtime} ({line}): export it again") from error
-    if not text:
-        raise ValueError(f"{path} was not written by `cgrseg export`: it lacks classes and preprocessing")
-    try:
-        table = json.loads(text)
-        description, io, size = Description.from_json(json.dumps(table["model"])), table["io"], table["size"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} describes its model wrongly ({error}): export it again") from error
-    if io != "tensor":
-        raise ValueError(f"{path} takes pictures and is for callers without cgrseg: export it with --io tensor")
-    size = None if size is None else (int(size[0]), int(size[1]))
-    return ExportedNetwork(path=path, runtime=runtime, description=description, size=size, run=run)
-
-
-def _open_onnx(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
-    session = onnx_session(path, device, threads)
-    name = session.get_inputs()[0].name
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: _array(images)})[0])
-
-    return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnnxNetwork, self._arguments
 
 
 def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) -> Any:
-    """An ONNX Runtime session on a device, the CPU as the second choice of "auto"."""
+    """An ONNX Runtime session; arguments and errors as in `OnnxNetwork`."""
     import onnxruntime  # type: ignore[import-untyped]
 
     kind = device.partition(":")[0]
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if kind not in ("auto", "cpu", "cuda") or (kind == "cuda" and not cuda):
-        raise Unusable(f"runtime onnx has no device {device!r} here: use cpu, or install onnxruntime-gpu for cuda")
+        raise RuntimeUnusable(f"runtime onnx has no device {device!r}: use cpu, or install onnxruntime-gpu for cuda")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Threads that spin on after a call would take the cores from what makes the label map.
+    # Threads that keep spinning after a call would slow down the label map.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -185,41 +70,117 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
 
 
-def _open_openvino(path: Path, device: str, threads: int | None, bf16: bool) -> tuple[Run, str]:
-    network = OpenVINONetwork(path, device, threads, bf16)
-    text = network.model.get_rt_info(METADATA_KEY).astype(str) if network.model.has_rt_info(METADATA_KEY) else ""
-    return network, text
+@cache
+def openvino_core() -> Any:
+    """The OpenVINO core of this process.
+
+    On a CPU with AMX each core gives signal handlers a stack of its own and removes it when it is deleted. With two
+    cores, handlers can be left on a removed stack, and the next signal kills the process (OpenVINO 2026.4).
+    """
+    import openvino  # type: ignore[import-untyped]
+
+    return openvino.Core()
 
 
-def _open_torch(path: Path, device: str, threads: int | None) -> tuple[Run, str]:
-    package = path.name.endswith(PACKAGE)
-    place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise Unusable(f"runtime torch has no device {device!r} here: use cpu")
-    if package and place.type != "cpu":
-        if device != "auto":
-            raise Unusable(f"{path} is compiled for the CPU: use cpu, or the .pt2 of --format torch")
-        place = torch.device("cpu")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    network, text = open_package(path) if package else _open_program(path, place)
+class _Compiled:
+    """A compiled network that threads may share: each call in progress has its own inference request."""
 
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = network(images.to(place).contiguous())
-        return logits
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.idle: list[Any] = []
 
-    return run, text
+    def __call__(self, images: Array) -> Array:
+        try:
+            request = self.idle.pop()
+        except IndexError:
+            request = self.network.create_infer_request()
+        try:
+            return np.array(request.infer([images])[0])  # a copy: the request reuses its own
+        finally:
+            self.idle.append(request)
 
 
-def _open_program(path: Path, place: torch.device) -> tuple[Run, str]:
-    from torch.export.passes import move_to_device_pass
+class OpenVINONetwork:
+    """A model in OpenVINO: its first output as a function of its one input.
 
-    program, text = read_program(path)
-    if place.type != "cpu":
-        program = move_to_device_pass(program, place)
-    return program.module(check_guards=False), text
+    A network compiled for one shape [B, 3, H, W] is about 1.3 times as fast as one for any shape. The first
+    `COMPILED_SHAPES` shapes get one each; further shapes share a general network until they are frequent.
+
+    Args:
+        model: .xml with its .bin, or an OpenVINO model.
+        device: "auto", "cpu", "gpu", …
+        threads: CPU threads; None leaves the choice to OpenVINO.
+        bf16: compute in bfloat16 what is not quantised, instead of float32.
+
+    Raises:
+        RuntimeUnusable: there is no such device, or it has no bfloat16.
+        RuntimeError: OpenVINO cannot read the file.
+        ValueError: when called, if OpenVINO cannot compile the model for the device.
+    """
+
+    def __init__(self, model: Any, device: str = "auto", threads: int | None = None, bf16: bool = False) -> None:
+        self._arguments = (model, device, threads, bf16)
+        core = openvino_core()
+        place = "CPU" if device == "auto" else device.upper()
+        if place.partition(".")[0] not in core.available_devices:
+            known = ", ".join(name.lower() for name in core.available_devices)
+            raise RuntimeUnusable(f"runtime openvino has no device {device!r}: use {known}")
+        if bf16 and "BF16" not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
+            raise RuntimeUnusable(f"device {device!r} of runtime openvino has no bfloat16 arithmetic: leave bf16 out")
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads is not None and place == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self.model = core.read_model(model) if isinstance(model, str | Path) else model
+        self.metadata = self.model.get_rt_info(METADATA_KEY).astype(str) if self.model.has_rt_info(METADATA_KEY) else ""
+        classes = self.model.outputs[0].get_partial_shape()
+        known = classes.rank.is_static and len(classes) > 1 and classes[1].is_static
+        self.classes = int(classes[1].get_length()) if known else None
+        self._name = str(model) if isinstance(model, str | Path) else "the model"
+        self._place, self._settings = place, settings
+        self._general: _Compiled | None = None
+        self._own: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the least recently used first
+        self._others: Counter[tuple[int, ...]] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        array = _array(images)
+        return torch.from_numpy(self._network(array.shape)(array))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenVINONetwork, self._arguments
+
+    def _network(self, shape: tuple[int, ...]) -> _Compiled:
+        """The compiled network for a shape."""
+        with self._lock:
+            if shape in self._own:
+                self._own.move_to_end(shape)
+                return self._own[shape]
+            self._others[shape] += 1
+            if len(self._own) < COMPILED_SHAPES or self._others[shape] == FREQUENT:
+                self._others.clear()
+                graph = self.model.clone()
+                graph.reshape(list(shape))
+                network = self._compile(graph)
+                if len(self._own) == COMPILED_SHAPES:
+                    self._own.popitem(last=False)
+                self._own[shape] = network
+                return network
+            if self._general is None:
+                self._general = self._compile(self.model)
+            return self._general
+
+    def _compile(self, graph: Any) -> _Compiled:
+        try:
+            return _Compiled(openvino_core().compile_model(graph, self._place, self._settings))
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"OpenVINO cannot run {self._name} on {self._place} ({line}): choose another device"
+            ) from error
 
 
-def _array(images: Tensor) -> np.ndarray[Any, Any]:
+def _array(images: Tensor) -> Array:
     return np.ascontiguousarray(images.detach().cpu().numpy())

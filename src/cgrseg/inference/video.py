@@ -1,4 +1,4 @@
-"""A video in, its overlay as MP4 out, frame by frame in bounded memory (needs PyAV: `cgrseg[video]`)."""
+"""Segment a video: its overlay as MP4, frame by frame in bounded memory (needs PyAV: `cgrseg[video]`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cgrseg.images import render
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import atomic_write, save_image
 from cgrseg.labels import Color
 
 from .result import Segmentation
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 X264 = {"crf": "20", "preset": "veryfast"}
-BT709 = 1  # the colour matrix that players expect; also its code in the stream
+BT709 = 1  # the colour matrix that players expect, and its code in the stream
 
 
 def require_pyav() -> None:
-    """Raise ValueError with the cure where PyAV is not installed."""
+    """Raise ValueError with the cure if PyAV is not installed."""
     try:
         import av  # noqa: F401
     except ImportError as error:
         raise ValueError('videos need PyAV: pip install "cgrseg[video]"') from error
 
 
-def label_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path], *, batch: int = 1) -> Iterator[int]:
-    """Write a video's overlay as MP4 (H.264) and its legend as a picture; yields frame counts on the way.
+def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path], *, batch: int = 1) -> Iterator[int]:
+    """Write the overlay of a video as MP4 (H.264) and its legend as a picture; yields numbers of finished frames.
 
-    Frame rate, time stamps and size are kept (an odd side grows by a repeated pixel, as the format needs even
-    ones; a rotated recording is turned upright); sound is left out. The legend stands apart, on the first
-    frame, with the shares of all frames. Both files appear whole or not at all.
+    Frame rate, time stamps and size are kept (an odd side is padded by one pixel, since the format needs even sides;
+    a rotated recording is turned upright). Sound is left out. The legend is drawn on the first frame, with the shares
+    of all frames. Both files are written atomically.
 
     Args:
-        segmenter: labels the frames.
+        segmenter: the model.
         path: the video.
-        outputs: where the "overlay" (.mp4) and the "legend" go.
-        batch: frames that go through the network together.
+        outputs: paths of the "overlay" (.mp4) and the "legend".
+        batch: frames that are processed together.
 
     Raises:
-        ValueError: PyAV is missing, or the file is no video, has no frames or is damaged.
-        OSError: the file can't be read or the outputs can't be written.
+        ValueError: PyAV is missing, or the file is not a video, has no frames or is damaged.
+        OSError: the file cannot be read or the outputs cannot be written.
     """
     require_pyav()
     import av
@@ -88,13 +88,12 @@ def label_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path], *
                 if stream is not None:
                     sink.mux(stream.encode(None))
         except av.FFmpegError as error:
-            raise ValueError(f"{path} is no video that can be read, or is damaged ({error.strerror})") from error
+            raise ValueError(f"{path} is not a video that can be read, or is damaged ({error.strerror})") from error
         if first is None:
-            raise ValueError(f"{path} holds no frames: export the video again")
+            raise ValueError(f"{path} has no frames: export the video again")
     entries = [(name, color, share / done) for (name, color), share in shares.items()]
     entries.sort(key=lambda entry: -entry[2])
-    with atomic_write(outputs["legend"]) as temporary:
-        render.with_legend(first, entries).save(temporary)
+    save_image(render.with_legend(first, entries), outputs["legend"])
 
 
 def _frames(source: InputContainer) -> Iterator[VideoFrame]:

@@ -1,4 +1,4 @@
-"""What can stand under the clock: a model or file, and how it is run, in one word: `cgrseg_t:openvino`."""
+"""Candidates of a benchmark: a model or file and how it runs, written as one word such as `cgrseg_t:openvino`."""
 
 from __future__ import annotations
 
@@ -14,40 +14,70 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from cgrseg.inference.runtimes import SUFFIXES, open_exported, require
-from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
+from cgrseg.deploy.export import export
+from cgrseg.deploy.quantize import quantize_unverified
+from cgrseg.description import ModelSpec
+from cgrseg.inference.network import SUFFIXES, open_exported, require
+from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
 from cgrseg.weights import artifact
-from cgrseg.weights.load import create_model, find_weights, usable_device
+from cgrseg.weights.load import find_weights, usable_device
 
 from . import peers
 
-# How a model is run -> what that means; the first is what is done where nothing is said.
+# How a model runs; the first is the default.
 HOWS = {
-    "channels_last": "folded, channels last in memory: what a Segmenter does",
+    "channels_last": "folded, channels last: as in a Segmenter with torch",
     "fused": "folded",
-    "eager": "as it is built",
-    "naive": "as it is built, official bias mode; upsample, softmax and argmax for the label map",
-    "compiled": "folded, through torch.compile; on a GPU with CUDA graphs",
+    "eager": "as built",
+    "naive": "as built, official bias mode; upsampling, softmax and argmax for the label map",
+    "compiled": "folded, with torch.compile; on a GPU with CUDA graphs",
     "onnx": "exported, in ONNX Runtime",
     "openvino": "exported, in OpenVINO",
 }
-PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}  # word of a contender -> what it computes in, where not float32
+PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}  # word -> precision, if not float32
 CPU = torch.device("cpu")
 PEER_HOWS = ("eager", "compiled", "openvino")
-Target = Literal["onnx", "openvino"]
-Export = Callable[[CGRSeg, Target, Path, str, bool], Path]  # (model, runtime, folder, name, int8) -> what was written
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all candidates have in common.
+
+    Args:
+        size: (height, width) of the network's input.
+        rounds: number of turns of each candidate.
+        threads: CPU threads, on as many of the available cores.
+        classes: of models with random weights.
+        device: "auto", "cpu", "cuda", …
+        max_batch: throughput is measured at the best of the batches 1, 2, 4, … up to this.
+
+    Raises:
+        ValueError: one of the numbers is below 1.
+    """
+
+    size: Size = (512, 512)
+    rounds: int = 20
+    threads: int = 1
+    classes: int = 150
+    device: str = "auto"
+    max_batch: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "threads", "classes", "max_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be measured.
+    """What is measured.
 
     Args:
-        name: a variant, a peer, a weights file, bundled weights, or an exported file.
+        name: a variant, another model (`peers`), a weights file, bundled weights, or an exported file.
         how: of `HOWS`; "file" for an exported file.
-        precision: "bf16", "int8" or nothing: float32, or what a file is.
+        precision: "bf16", "int8" or "": float32, or that of the file.
     """
 
     name: str
@@ -60,18 +90,18 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
-    """A network that is ready to run.
+class Candidate:
+    """A network that is ready to be measured.
 
     Args:
         network: images [B, 3, H, W] as `place` returns them -> logits [B, K, h, w].
         classes: K.
-        device, dtype, layout: of its input.
-        runtime: what computes: "torch", "onnx" or "openvino".
+        runtime: "torch", "onnx" or "openvino".
         precision: "float32", "bfloat16" or "int8".
-        model: builds the network as it is before folding and exporting, for counting.
-        spec: what was built, if it is ours.
-        naive: its label map is made by upsampling, softmax and argmax.
+        model: builds the network before folding and exporting, for counting operations.
+        spec: of our models.
+        device, layout: of the input.
+        naive: its label map is computed by upsampling, softmax and argmax.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -85,12 +115,12 @@ class Contender:
     naive: bool = False
 
     def place(self, images: Tensor) -> Tensor:
-        """The images where and as the network takes them."""
+        """The images on the device, in the type and memory format of the network."""
         dtype = torch.bfloat16 if self.runtime == "torch" and self.precision == "bfloat16" else torch.float32
         return images.to(self.device, dtype, memory_format=self.layout)
 
     def wait(self) -> None:
-        """Return when the device has done all that it was given."""
+        """Wait until the device has finished its work."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
@@ -99,10 +129,10 @@ def parse(text: str) -> Choice:
     """NAME[:HOW][:PRECISION] as a `Choice`.
 
     Raises:
-        ValueError: no such name, or one that can't be run like that or needs a package that is missing.
+        ValueError: an unknown name, or one that cannot run like that or needs a missing package.
     """
     name, *words = text.split(":")
-    while words and words[0] not in (*HOWS, *PRECISIONS) and Path(f"{name}:{words[0]}").exists():  # C:\model.xml
+    while words and words[0] not in (*HOWS, *PRECISIONS) and Path(f"{name}:{words[0]}").exists():  # C:\\model.xml
         name = f"{name}:{words.pop(0)}"
     precision = next((word for word in words if word in PRECISIONS), "")
     hows = [word for word in words if word not in PRECISIONS]
@@ -121,14 +151,14 @@ def parse(text: str) -> Choice:
         return Choice(name, "file", precision)
     peer = name in peers.PEERS
     if not peer and name not in VARIANTS:
-        find_weights(name)  # which words what is wrong
+        find_weights(name)  # raises for unknown names
     how = hows[0] if hows else ("eager" if peer else next(iter(HOWS)))
     if peer and how not in PEER_HOWS:
         raise ValueError(f"{text}: {name} runs as {', '.join(PEER_HOWS)}, not as {how}")
     if precision == "bf16" and how in ("onnx", "naive"):
         raise ValueError(f"{text}: bf16 is for models in torch and OpenVINO, not for {how}")
     if precision == "int8" and (peer or how != "openvino"):
-        raise ValueError(f"{text}: int8 is for models of ours in OpenVINO: write such as cgrseg_t:openvino:int8")
+        raise ValueError(f"{text}: int8 is for our models in OpenVINO: write for example cgrseg_t:openvino:int8")
     if peer:
         peers.require_peer(name)
     if how in ("onnx", "openvino"):
@@ -136,21 +166,21 @@ def parse(text: str) -> Choice:
     return Choice(name, how, precision)
 
 
-def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: Export) -> Path | None:
-    """Make the file that a choice is opened from, if need be: random weights, an exported model.
+def prepare(choice: Choice, folder: Path, settings: Settings, photo: bytes) -> Path | None:
+    """Create the file that a candidate is opened from, if it needs one: random weights, an exported model.
 
     Args:
-        folder: for the files; what is there already from another choice is used again.
-        classes: of models with random weights.
-        size: (height, width) that a peer is exported for.
-        export: how our models are exported; see `Export`.
+        choice: the candidate.
+        folder: for the files; files of other candidates are used again.
+        settings: classes and size.
+        photo: an image file that calibrates int8.
 
     Returns:
-        The file; None for a peer in torch, which is built from its configuration.
+        The file; None for another model in torch, which is built from its configuration.
 
     Raises:
-        ValueError: the model can't be exported.
-        OSError: a file can't be read or written.
+        ValueError: the model cannot be exported.
+        OSError: a file cannot be read or written.
     """
     if choice.how == "file":
         return Path(choice.name)
@@ -159,16 +189,22 @@ def prepare(choice: Choice, folder: Path, *, classes: int, size: Size, export: E
             return None
         path = folder / f"{choice.name}.xml"
         if not path.exists():
-            peers.to_openvino(peers.build_peer(choice.name, classes), path, size)
+            peers.to_openvino(peers.build_peer(choice.name, settings.classes), path, settings.size)
         return path
-    weights = _weights(choice.name, folder, classes)
+    weights = _weights(choice.name, folder, settings.classes)
     if choice.how not in ("onnx", "openvino"):
         return weights
-    runtime: Target = "onnx" if choice.how == "onnx" else "openvino"
+    runtime: Literal["onnx", "openvino"] = "onnx" if choice.how == "onnx" else "openvino"
     int8 = choice.precision == "int8"
-    name = f"{weights.stem}-{crc32(str(weights.resolve()).encode()):08x}"  # two runs have a best.safetensors each
+    name = f"{weights.stem}-{crc32(str(weights.resolve()).encode()):08x}"  # two runs both have a best.safetensors
     path = folder / f"{name}{'.int8' if int8 else ''}{SUFFIXES[runtime]}"
-    return path if path.exists() else export(artifact.load(weights), runtime, folder, name, int8)
+    if path.exists():
+        return path
+    model = artifact.load(weights)
+    if int8:
+        (folder / "photo").write_bytes(photo)
+        return quantize_unverified(model, folder / "photo", folder, name=name)
+    return export(model, folder, name=name, formats=[runtime], size=settings.size, batches=(1,))[0].path
 
 
 def _weights(name: str, folder: Path, classes: int) -> Path:
@@ -181,55 +217,49 @@ def _weights(name: str, folder: Path, classes: int) -> Path:
     return path
 
 
-def open_contender(
-    choice: Choice, path: Path | None, *, classes: int, device: str = "auto", threads: int | None = None
-) -> Contender:
-    """Load what `prepare` made.
-
-    Args:
-        path: what `prepare` returned.
-        classes: of a peer.
-        device: "auto", "cpu", "cuda", "cuda:1", …
-        threads: CPU threads of the exported files' runtimes.
+def open_candidate(choice: Choice, path: Path | None, settings: Settings) -> Candidate:
+    """Open what `prepare` returned.
 
     Raises:
         ValueError: the file is not usable, or there is no such device.
-        OSError: the file can't be read.
+        OSError: the file cannot be read.
     """
     if choice.name in peers.PEERS:
-        return _open_peer(choice, path, classes=classes, device=device, threads=threads)
+        return _open_peer(choice, path, settings)
     assert path is not None
     if path.suffix in SUFFIXES.values():
-        exported = open_exported(path, device, threads=threads, bf16=choice.precision == "bf16")
+        bf16 = choice.precision == "bf16"
+        exported = open_exported(path, settings.device, threads=settings.threads, bf16=bf16)
         precision = "int8" if ".int8" in path.name else _precision(choice)
-        spec = exported.spec
-        return Contender(exported, spec.num_classes, exported.runtime, precision, partial(_shapes, spec), spec)
-    return _open_weights(choice, path, usable_device(device))
+        spec = exported.description.spec
+        return Candidate(exported, spec.num_classes, exported.runtime, precision, partial(_shapes, spec), spec)
+    return _open_weights(choice, path, usable_device(settings.device))
 
 
-def _open_weights(choice: Choice, path: Path, device: torch.device) -> Contender:
-    stored = artifact.describe(path).spec
-    fields = {"bias_mode": "official"} if choice.how == "naive" else {}
-    model = create_model(stored.name, stored.num_classes, path, **fields).eval().to(device)
-    spec, count = model.spec, partial(_shapes, model.spec)
+def _open_weights(choice: Choice, path: Path, device: torch.device) -> Candidate:
+    spec = artifact.describe(path).spec
+    if choice.how == "naive":
+        spec = dataclasses.replace(spec, bias_mode="official")
+    model: nn.Module = artifact.load(path, device, spec=spec)
     layout = torch.contiguous_format
     if choice.how in ("fused", "channels_last", "compiled"):
+        assert isinstance(model, CGRSeg)
         model = fuse(model)
     if choice.how in ("channels_last", "compiled"):
         layout = torch.channels_last
     network = _in_torch(model, choice, device, layout)
-    naive = choice.how == "naive"
-    return Contender(network, spec.num_classes, "torch", _precision(choice), count, spec, device, layout, naive)
+    naive, count = choice.how == "naive", partial(_shapes, spec)
+    return Candidate(network, spec.num_classes, "torch", _precision(choice), count, spec, device, layout, naive)
 
 
-def _open_peer(choice: Choice, path: Path | None, *, classes: int, device: str, threads: int | None) -> Contender:
-    count = partial(peers.build_peer, choice.name, classes)
+def _open_peer(choice: Choice, path: Path | None, settings: Settings) -> Candidate:
+    count = partial(peers.build_peer, choice.name, settings.classes)
     if path is not None:
-        network = peers.open_openvino(path, device, threads, choice.precision == "bf16")
-        return Contender(network, classes, "openvino", _precision(choice), count)
-    place = usable_device(device)
-    network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
-    return Contender(network, classes, "torch", _precision(choice), count, device=place)
+        network = peers.OpenVINONetwork(path, settings.device, settings.threads, choice.precision == "bf16")
+        return Candidate(network, settings.classes, "openvino", _precision(choice), count)
+    place = usable_device(settings.device)
+    torch_network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
+    return Candidate(torch_network, settings.classes, "torch", _precision(choice), count, device=place)
 
 
 def _precision(choice: Choice) -> str:
@@ -237,15 +267,15 @@ def _precision(choice: Choice) -> str:
 
 
 def _shapes(spec: ModelSpec) -> nn.Module:
-    """The model without its numbers."""
+    """The model on the meta device."""
     with torch.device("meta"):
-        return build(**dataclasses.asdict(spec)).eval()
+        return CGRSeg(spec=spec).eval()
 
 
 def _in_torch(
     model: nn.Module, choice: Choice, device: torch.device, layout: torch.memory_format
 ) -> Callable[[Tensor], Tensor]:
-    """The model as it is called under the clock."""
+    """The model as it is called in the benchmark."""
     if choice.precision == "bf16":
         model = model.to(torch.bfloat16)
     model = model.to(memory_format=layout)

@@ -1,7 +1,4 @@
-"""A process of its own for each contender: how long until its first label map, and how much memory it takes at most.
-
-python -m cgrseg.measure.cold_start '{"name": …}'
-"""
+"""Cold start and memory of a candidate, measured in a new process (python -m cgrseg.measure.cold_start)."""
 
 from __future__ import annotations
 
@@ -13,27 +10,24 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cgrseg._process import keep_memory
 
-from .candidates import Choice
-
-if TYPE_CHECKING:
-    from .speed import Settings
+from .candidates import Choice, Settings
 
 PHOTOS = 5  # before the memory is read
 
 
 @dataclasses.dataclass(frozen=True)
-class Fresh:
-    """What a fresh process needs.
+class ColdStart:
+    """What a new process needs.
 
     Args:
         cold_start_seconds: from its start, imports and loading included, to the first label map.
-        peak_memory_mb: 1e6 bytes of main memory at most, libraries included, after five photos; None where the
-            system does not say.
-        peak_gpu_memory_mb: 1e6 bytes that torch held on the GPU at most; None without one.
+        peak_memory_mb: maximum main memory in 1e6 bytes, libraries included, after five images; None if the system
+            does not report it.
+        peak_gpu_memory_mb: maximum GPU memory of torch in 1e6 bytes; None without a GPU.
     """
 
     cold_start_seconds: float
@@ -41,15 +35,17 @@ class Fresh:
     peak_gpu_memory_mb: float | None = None
 
 
-def measure_fresh(choice: Choice, path: Path | None, photo: bytes, settings: Settings) -> Fresh:
-    """Start a process that opens a contender and labels a photo with it; wait for it.
+def measure_cold_start(choice: Choice, path: Path | None, photo: bytes, settings: Settings) -> ColdStart:
+    """Start a process that opens a candidate and labels an image with it.
 
     Args:
-        path: what `contenders.prepare` returned.
-        photo: the file's bytes.
+        choice: the candidate.
+        path: what `candidates.prepare` returned.
+        photo: content of an image file.
+        settings: of the benchmark.
 
     Raises:
-        ValueError: the process failed, with the last line that it wrote.
+        ValueError: the process failed, with its last line of output.
     """
     with tempfile.TemporaryDirectory() as folder:
         photo_path = Path(folder) / "photo"
@@ -67,35 +63,34 @@ def measure_fresh(choice: Choice, path: Path | None, photo: bytes, settings: Set
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ValueError(f"{choice} fails in a process of its own ({lines[-1][:200]}): run it alone")
-    return Fresh(**json.loads(done.stdout.splitlines()[-1]))
+    return ColdStart(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _measure(order: dict[str, Any]) -> Fresh:
+def _measure(order: dict[str, Any]) -> ColdStart:
     import torch
 
-    from .candidates import open_contender
-    from .stages import staged
+    from .candidates import open_candidate
+    from .stages import run_stages
 
     keep_memory()
-    settings = order["settings"]
-    torch.set_num_threads(settings["threads"])
+    settings = Settings(**{**order["settings"], "size": tuple(order["settings"]["size"])})
+    torch.set_num_threads(settings.threads)
     path = None if order["path"] is None else Path(order["path"])
-    photo, size = Path(order["photo"]).read_bytes(), tuple(settings["size"])
-    options = {name: settings[name] for name in ("classes", "device", "threads")}
-    contender = open_contender(Choice(**order["choice"]), path, **options)
-    staged(contender, photo, size)
+    photo = Path(order["photo"]).read_bytes()
+    candidate = open_candidate(Choice(**order["choice"]), path, settings)
+    run_stages(candidate, photo, settings.size)
     seconds = time.time() - order["start"]
     for _ in range(PHOTOS - 1):
-        staged(contender, photo, size)
+        run_stages(candidate, photo, settings.size)
     gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
-    memory = _most_memory()
-    return Fresh(seconds, None if memory is None else memory / 1e6, gpu)
+    memory = _peak_memory()
+    return ColdStart(seconds, None if memory is None else memory / 1e6, gpu)
 
 
-def _most_memory() -> float | None:
-    """Bytes of main memory that this process has had at most; None where the system does not say."""
+def _peak_memory() -> float | None:
+    """Maximum main memory of this process in bytes; None if the system does not report it."""
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would begin with the parent's
+    if status.exists():  # ru_maxrss would start with the parent's
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * float(line.split()[1])
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, the paper's "FLOPs" and true multiply-adds, part by part (Table 1)."""
+"""Parameters, the paper's "FLOPs" and true multiply-adds of a model, part by part (Table 1)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cgrseg.nn.reconstruction import ConvNorm
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part, or the whole, costs for one photo.
+    """The cost of a part or of the whole model for one image.
 
     Args:
-        parameters: numbers that training learns.
-        paper_flops: operations as the paper's counter sees them, see `PaperCounter`.
+        parameters: trainable values.
+        paper_flops: operations by the paper's counter, see `PaperCounter`.
         macs: multiply-adds of convolutions (without biases) and matrix products.
     """
 
@@ -34,21 +34,21 @@ class Cost:
 
 @dataclass(frozen=True)
 class Complexity:
-    """The cost of a whole model, and of its direct children in their order (encoder, context, ...)."""
+    """The cost of a model and of its direct children in order (encoder, context, ...)."""
 
-    size: tuple[int, int]  # height, width of the photo
+    size: tuple[int, int]  # height, width of the image
     total: Cost
     parts: dict[str, Cost]
 
 
 def complexity(model: nn.Module, size: tuple[int, int] = (512, 512)) -> Complexity:
-    """Count what `model` costs for one photo of `size` (height, width), in evaluation mode.
+    """Count the cost of `model` for one image of `size` (height, width), in evaluation mode.
 
-    Runs a copy of the model on shapes alone (torch's meta device), so nothing of `model` is touched and no
-    arithmetic is done. Models of others are counted, too; their parts are their direct children.
+    Runs a copy of the model on the meta device, so `model` is unchanged and nothing is computed. Works for any model;
+    its parts are its direct children.
 
     Raises:
-        ValueError: a size that the model refuses.
+        ValueError: a size that the model does not accept.
     """
     model = copy.deepcopy(model).to("meta").eval()
     photo = torch.zeros(1, 3, *size, dtype=next(model.parameters()).dtype, device="meta")
@@ -68,26 +68,26 @@ def complexity(model: nn.Module, size: tuple[int, int] = (512, 512)) -> Complexi
 
 
 class PaperCounter(TorchFunctionMode):
-    """Counts, while it is entered, as the paper's numbers were counted: mmcv's counter on the released model.
+    """Counts operations as the paper did, with mmcv's counter on the released model; a context manager.
 
-    Counted, in evaluation mode and for each call:
-    - a convolution: its multiply-adds, and one for each output element if it has a bias;
+    Counted, in evaluation mode:
+    - a convolution: its multiply-adds, and one per output element if it has a bias;
     - a linear layer: its multiply-adds;
-    - ReLU, ReLU6, hard sigmoid: one for each output element;
-    - a mean, a strided slice: one for each input element (the release has pooling layers there);
-    - a batch, layer or group norm: two for each element, but no batch norm in the encoder and in `ConvNorm`
-      (the release has synchronised ones there, which its counter does not know);
-    - a resize in the encoder: one for each output element.
-    All else is free: GELU, sigmoid, softmax, pooling to a grid, the other resizes, matrix products.
+    - ReLU, ReLU6, hard sigmoid: one per output element;
+    - a mean, a strided slice: one per input element (pooling layers in the release);
+    - a batch, layer or group norm: two per element, but no batch norm in the encoder and in `ConvNorm` (synchronised
+      ones in the release, which its counter does not know);
+    - a resize in the encoder: one per output element.
+    Everything else is free: GELU, sigmoid, softmax, pooling to a grid, other resizes, matrix products.
 
-    `flops` holds the count of each direct child of `model`, and under "" what lies outside them.
+    `flops` has the count of each direct child of `model`, and "" for everything else.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.flops: Counter[str] = Counter()
         self._part = ""
-        self._hidden = 0  # how many modules whose batch norms do not count are being run
+        self._hidden = 0  # depth of running modules whose batch norms do not count
         for name, part in model.named_children():
             part.register_forward_pre_hook(partial(self._enter, name))
             part.register_forward_hook(partial(self._enter, ""))
@@ -111,7 +111,7 @@ class PaperCounter(TorchFunctionMode):
         return out
 
     def _count(self, name: str, out: Any, source: Any = None, other: Any = None, /, *rest: Any, **named: Any) -> int:
-        """What the function called `name` counts, given its result and its arguments."""
+        """The count of a function, given its name, result and arguments."""
         source = named.get("input", source)
         match name:
             case "conv2d":
@@ -128,7 +128,7 @@ class PaperCounter(TorchFunctionMode):
                 strided = any(isinstance(i, slice) and i.step not in (None, 1) for i in index)
                 return int(source.numel()) if strided else 0
             case "interpolate":
-                upsampled = self._part == "encoder" and not named.get("align_corners")  # else a table of the bias
+                upsampled = self._part == "encoder" and not named.get("align_corners")  # otherwise a table of the bias
                 return int(out.numel()) if upsampled else 0
             case "batch_norm":
                 return 0 if self._hidden else 2 * int(out.numel())

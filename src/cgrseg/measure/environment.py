@@ -1,4 +1,4 @@
-"""What this machine offers and lacks for cgrseg, each lack with its cure; `cgrseg doctor` prints it."""
+"""What this machine has and lacks for cgrseg, with cures; printed by `cgrseg doctor`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import import_module, metadata
 from time import perf_counter
 from typing import Any
 
-# Extra -> what it is for. What it holds stands in pyproject.toml alone; "dev" and "docs" are for contributors.
+# Extra -> purpose. Its packages are listed in pyproject.toml; "dev" and "docs" are for contributors.
 EXTRAS = {
     "app": "the page, cgrseg app",
     "video": "labelling videos",
@@ -22,7 +22,7 @@ EXTRAS = {
     "serve": "the HTTP server, cgrseg serve",
     "cluster": "many machines at once",
     "mat": "masks of COCO-Stuff 10k and Pascal Context",
-    "peers": "other models under the same clock",
+    "peers": "other models in the benchmark",
     "tensorboard": "training log in TensorBoard",
     "wandb": "training log in Weights & Biases",
 }
@@ -35,10 +35,10 @@ class Finding:
     """One line of the report.
 
     Args:
-        name: what was looked at.
-        state: what was found.
-        works: False where something is broken, not merely absent.
-        cure: a command or sentence for who wants it otherwise.
+        name: what was checked.
+        state: the result.
+        works: False if something is broken, not only missing.
+        cure: a command or sentence that changes it.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Finding:
 
 
 def versions() -> list[Finding]:
-    """Python, the system, cgrseg and the libraries that it always needs."""
+    """Python, the system, cgrseg and the required libraries."""
     found = [Finding("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")]
     for name in ("cgrseg", *LIBRARIES):
         version = _version(name)
@@ -63,7 +63,7 @@ def devices() -> list[Finding]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    few = f"OMP_NUM_THREADS={limit} holds torch to {threads} of {cores}: unset it for one fast process"
+    few = f"OMP_NUM_THREADS={limit} limits torch to {threads} of {cores} cores: unset it for one fast process"
     found = [
         Finding("cpu", f"{cores} cores, {torch.backends.cpu.get_cpu_capability()}, {_memory()}"),
         Finding("threads", f"{threads} for torch", cure=few if limit and threads < cores else ""),
@@ -76,7 +76,7 @@ def devices() -> list[Finding]:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
         cure = ""
         if shutil.which("nvidia-smi"):
-            cure = "nvidia-smi is here, so a GPU may be: update its driver, or install the torch build for it"
+            cure = "nvidia-smi exists, so there may be a GPU: update its driver, or install the torch build for it"
         found.append(Finding("cuda", f"no usable GPU ({built})", cure=cure))
     if torch.backends.mps.is_available():
         found.append(Finding("mps", "Apple GPU: --device mps"))
@@ -84,7 +84,7 @@ def devices() -> list[Finding]:
 
 
 def processor() -> str:
-    """What the processor is called; "" where the system does not say."""
+    """The name of the processor; "" if unknown."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
@@ -93,7 +93,7 @@ def processor() -> str:
 
 
 def runtimes() -> list[Finding]:
-    """What can run the network, with the devices that each runtime offers."""
+    """Installed runtimes and their devices."""
     found = [Finding("torch", _version("torch") or "missing")]
     offers: dict[tuple[str, str], Callable[[Any], list[str]]] = {
         ("onnxruntime", "onnx"): lambda module: module.get_available_providers(),
@@ -105,15 +105,15 @@ def runtimes() -> list[Finding]:
             continue
         try:
             found.append(Finding(name, f"{version}: {', '.join(devices_of(import_module(name)))}"))
-        except Exception as error:  # a broken native library raises whatever it likes
+        except Exception as error:  # a broken native library can raise anything
             found.append(Finding(name, f"{version}, broken ({_line(error)})", works=False, cure=_install(extra)))
     return found
 
 
 def extras() -> list[Finding]:
-    """Each optional part: there, or what to install for it."""
+    """Each optional part: installed, or what to install."""
     needed: dict[str, list[str]] = {extra: [] for extra in EXTRAS}
-    declared = metadata.requires("cgrseg") if _version("cgrseg") else None  # a bare source folder declares nothing
+    declared = metadata.requires("cgrseg") if _version("cgrseg") else None  # a source folder without metadata
     for requirement in declared or []:
         match = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", requirement)
         if match and match[2] in needed:
@@ -127,13 +127,13 @@ def extras() -> list[Finding]:
 
 
 def self_test(device: str = "auto") -> Finding:
-    """Label the sample photo with the bundled weights, on the device and once more in float64 on the CPU.
+    """Segment the sample photo with the bundled weights, on the device and in float64 on the CPU.
 
     Args:
         device: as for `cgrseg.load`.
 
     Returns:
-        Works where both agree on 99.8 % of the pixels, up to rounding at borders.
+        `works` if both agree on 99.8 % of the pixels.
 
     Raises:
         ValueError: there is no such device.
@@ -143,29 +143,29 @@ def self_test(device: str = "auto") -> Finding:
     import matplotlib
 
     from cgrseg.inference.segmenter import Segmenter
-    from cgrseg.weights.load import bundled, usable_device
+    from cgrseg.weights.load import list_weights, load, usable_device
 
     place, name = usable_device(device), "self-test"
-    if not (names := bundled()):
+    if not (names := list_weights()):
         return Finding(name, "no bundled weights", works=False, cure="reinstall cgrseg: its weights are missing")
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     try:
-        segmenter = Segmenter(names[0], device=place, short_side=160)
+        segmenter = Segmenter(names[0], device=str(place), short_side=160)
         segmenter(photo)  # warm up
         start = perf_counter()
         labels = segmenter(photo).labels
         seconds = perf_counter() - start
-        exact = Segmenter(segmenter.model.cpu().double(), short_side=160)(photo).labels
+        exact = Segmenter(load(names[0], "cpu").double(), short_side=160)(photo).labels
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        return Finding(name, f"{names[0]} on {place}: {_line(error)}", works=False, cure="`--device cpu` tells more")
+        return Finding(name, f"{names[0]} on {place}: {_line(error)}", works=False, cure="try --device cpu")
     agree = float((labels == exact).mean())
-    state = f"{names[0]} on {place}: a photo in {seconds:.2f} s, {agree:.2%} of the pixels as in float64"
-    cure = "its arithmetic is off: turn reduced precision off, update torch and the driver, try --device cpu"
+    state = f"{names[0]} on {place}: an image in {seconds:.2f} s, {agree:.2%} of the pixels as in float64"
+    cure = "its arithmetic is wrong: turn reduced precision off, update torch and the driver, try --device cpu"
     return Finding(name, state, works=agree >= AGREEMENT, cure="" if agree >= AGREEMENT else cure)
 
 
 def hub() -> Finding:
-    """Where `hf:USER/NAME` is fetched from and kept."""
+    """Where `hf:USER/NAME` is downloaded from and cached."""
     from huggingface_hub import constants
 
     offline = ", offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
@@ -191,3 +191,9 @@ def _install(extra: str) -> str:
 
 def _line(error: Any) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def summary() -> dict[str, Any]:
+    """Versions, processor, devices and runtimes, ready for JSON."""
+    findings = [*versions(), *devices(), *runtimes()]
+    return {"processor": processor() or platform.machine()} | {one.name: one.state for one in findings}

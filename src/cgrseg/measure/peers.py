@@ -1,4 +1,4 @@
-"""Models of others for the same clock, with random weights from their published configurations (Table 1)."""
+"""Other models for the benchmark, with random weights from their published configurations (Table 1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cgrseg._process import quiet
-from cgrseg.inference.openvino import OpenVINONetwork
+from cgrseg.inference.runtimes import OpenVINONetwork as OpenVINONetwork
 from cgrseg.preprocessing import Size
 
 SEGFORMER = {  # depths, widths, decoder's width
@@ -23,11 +23,11 @@ SEGFORMER = {  # depths, widths, decoder's width
 
 
 class Peer(nn.Module):
-    """A model of another library, called as ours.
+    """A model of another library with the interface of ours.
 
     Args:
         network: the model.
-        scores: the network and images -> what its label map is the argmax of.
+        scores: (network, images) -> the scores whose argmax is the label map.
 
     Shape: images float [B, 3, H, W] -> [B, K, h, w], at a fourth of the size.
     """
@@ -42,17 +42,17 @@ class Peer(nn.Module):
 
 
 def build_peer(name: str, num_classes: int = 150) -> Peer:
-    """A peer with random weights, in evaluation mode, on the CPU. Nothing is downloaded.
+    """A model with random weights, in evaluation mode, on the CPU. Nothing is downloaded.
 
     Args:
         name: of `PEERS`.
         num_classes: K.
 
     Raises:
-        ValueError: no such peer, or its library is not installed.
+        ValueError: an unknown name, or its library is not installed.
     """
     if name not in PEERS:
-        raise ValueError(f"no peer is called {name!r}: choose from {', '.join(PEERS)}")
+        raise ValueError(f"no other model is called {name!r}: choose from {', '.join(PEERS)}")
     require_peer(name)
     torch.manual_seed(0)
     with quiet():
@@ -60,7 +60,7 @@ def build_peer(name: str, num_classes: int = 150) -> Peer:
 
 
 def require_peer(name: str) -> None:
-    """Raise ValueError with the cure where a peer's library is not installed."""
+    """Raise ValueError with the cure if the library of a model is not installed."""
     library = "segmentation_models_pytorch" if name.startswith("deeplab") else "transformers"
     if find_spec(library) is None:
         raise ValueError(f'{name} needs {library}, which is not installed: pip install "cgrseg[peers]"')
@@ -105,7 +105,7 @@ def _swin_t() -> Any:
 
 
 def _mask_scores(network: Any, images: Tensor) -> Tensor:
-    """Each class's share of the masks, as both papers make semantic maps: softmax of classes times mask."""
+    """Semantic scores as in both papers: the sum over queries of class probability times mask."""
     found = network(pixel_values=images)
     classes: Tensor = found.class_queries_logits.softmax(-1)[..., :-1]  # B Q K
     masks: Tensor = found.masks_queries_logits.sigmoid()  # B Q h w
@@ -122,8 +122,8 @@ def _deeplab(encoder: str, num_classes: int) -> Peer:
 def _deeplab_d8(num_classes: int) -> Peer:
     """DeepLabV3+ with MobileNetV2 as Table 1 counts it: features at stride 8, a decoder of 512 channels.
 
-    Against the library's own: no 1280 channels at the end of the encoder, a 3x3 convolution after the pyramid, and
-    both separable convolutions after its features were joined with those at stride 4.
+    Differences from the library's model: no 1280 channels at the end of the encoder, a 3x3 convolution after the
+    pyramid, and both separable convolutions after the concatenation with stride 4.
     """
     import segmentation_models_pytorch as smp
     from segmentation_models_pytorch.decoders.deeplabv3.decoder import (  # type: ignore[import-untyped]
@@ -146,7 +146,7 @@ def _deeplab_d8(num_classes: int) -> Peer:
 
 
 def _without_upsampling(model: Any) -> Peer:
-    model.segmentation_head[1] = nn.Identity()  # to full size: the label map does that
+    model.segmentation_head[1] = nn.Identity()  # upsampling is part of the label map
     return Peer(model, lambda network, images: network(images))
 
 
@@ -163,10 +163,10 @@ PEERS: dict[str, Callable[[int], Peer]] = {
 
 
 def to_openvino(peer: Peer, path: Path, size: Size) -> None:
-    """Write a peer as OpenVINO IR, in float32, for any batch of images of `size` (height, width).
+    """Write a model as OpenVINO IR in float32, for any batch of images of `size` (height, width).
 
     Raises:
-        ValueError: OpenVINO can't convert it.
+        ValueError: OpenVINO cannot convert it.
     """
     import openvino  # type: ignore[import-untyped]
 
@@ -174,12 +174,7 @@ def to_openvino(peer: Peer, path: Path, size: Size) -> None:
     try:
         with quiet(), torch.no_grad():
             model = openvino.convert_model(peer, example_input=example, input=[-1, 3, *size])
-    except Exception as error:  # the converter raises whatever it likes
+    except Exception as error:  # the converter has its own error types
         line = " ".join(str(error).split())[:200]
-        raise ValueError(f"OpenVINO can't convert {type(peer.network).__name__} ({line}): run it as eager") from error
+        raise ValueError(f"OpenVINO cannot convert {type(peer.network).__name__} ({line}): run it as eager") from error
     openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def open_openvino(path: Path, device: str, threads: int | None, bf16: bool = False) -> Callable[[Tensor], Tensor]:
-    """A peer's file as a function, run exactly as our own files are."""
-    return OpenVINONetwork(path, device, threads, bf16)

@@ -1,4 +1,4 @@
-"""The clock's report: a JSON file that is written and read, and the tables that are printed of it."""
+"""The benchmark report: JSON file, printed tables, and chart."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import save_figure, write_file
 
 from .stages import PHOTO_TO_LABELS, STAGES
 
-FORMAT = 1  # of the file
+FORMAT = 1  # version of the file
 NEEDED = {"settings", "machine", "results"}
 NEEDED_OF_ROWS = {"label", "model", "spec", "network_ms", "images_per_second"}
 Report = dict[str, Any]
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the report as JSON, whole or not at all.
+    """Write the report as JSON, atomically.
 
     Raises:
-        OSError: it can't be written.
+        OSError: it cannot be written.
     """
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def read_report(path: Path) -> Report:
     """The inverse of `write_report`.
 
     Raises:
-        ValueError: it is no such file, or one of another version.
-        OSError: it can't be read.
+        ValueError: it is not such a file, or of another version.
+        OSError: it cannot be read.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: give one of `cgrseg benchmark`") from error
+        raise ValueError(f"{path} is not a JSON file: give one of `cgrseg benchmark`") from error
     whole = isinstance(report, dict) and report.get("format") == FORMAT and report.keys() >= NEEDED
     if not whole or not all(isinstance(row, dict) and row.keys() >= NEEDED_OF_ROWS for row in report["results"]):
-        raise ValueError(f"{path} is no report of this version: write it again with `cgrseg benchmark`")
+        raise ValueError(f"{path} is not a report of this version: write it again with `cgrseg benchmark`")
     return dict(report)
 
 
@@ -59,14 +58,14 @@ def render(report: Report, published: Mapping[str, float] | None = None) -> str:
     """Three Markdown tables: latency with ratios to the first row, throughput and cost, stages.
 
     Args:
-        published: model -> images a second as the paper prints them, measured on a V100.
+        published: model -> images a second printed in the paper, on a V100.
     """
     rows = report["results"]
     base = report["settings"]["base"]
     parts = [
-        (f"One photo, ms (times as fast as {base}, 95 % interval)", _latencies(rows)),
+        (f"One image, ms (times as fast as {base}, 95 % interval)", _latencies(rows)),
         ("Throughput and cost", _costs(rows, published or {})),
-        ("Stages of one photo, median ms", _stages(rows)),
+        ("Stages of one image, median ms", _stages(rows)),
     ]
     return "\n".join(f"{title}:\n\n{table(lines)}" for title, lines in parts)
 
@@ -123,7 +122,7 @@ def _stages(rows: Sequence[Report]) -> list[list[str]]:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of a head and rows, its columns aligned, numbers to the right."""
+    """A Markdown table from a heading and rows, aligned, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     bars = []
     for line in lines:
@@ -136,14 +135,14 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([bars[0], rule, *bars[1:]]) + "\n"
 
 
-COLORS = ("#8da0cb", "#a6d854", "#ffd92f", "#c1272d", "#fc8d62")  # a stage each, the network in red
+COLORS = ("#8da0cb", "#a6d854", "#ffd92f", "#c1272d", "#fc8d62")  # one per stage, the network in red
 
 
 def write_chart(report: Report, path: Path) -> None:
-    """Draw the report as PNG, whole or not at all.
+    """Draw one bar per candidate, from photo to label map, as PNG.
 
     Raises:
-        OSError: it can't be written.
+        OSError: it cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -164,5 +163,4 @@ def write_chart(report: Report, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(COLORS), frameon=False, fontsize=8)
     figure.supxlabel(summary(report), fontsize=6)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -1,5 +1,5 @@
-"""How fast a network could run here at best: its multiply-adds over the measured matrix-product peak, its bytes over
-the measured copy rate, whichever takes longer, operation by operation."""
+"""The lower bound of a network's time on this machine (roofline): for each operation the longer of its multiply-adds
+over the measured matrix-product peak and its bytes over the measured copy rate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int
 
 @dataclass(frozen=True)
 class Operation:
-    """One convolution or matrix product: multiply-adds, and the numbers that it must read and write."""
+    """One convolution or matrix product: multiply-adds, and the numbers it reads and writes."""
 
     macs: int
     numbers: int
@@ -35,10 +35,10 @@ class Operation:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do at best, measured.
+    """Measured limits of the machine.
 
     Args:
-        macs_per_second: by precision ("float32", …), of a product of large matrices, by itself or as a 1x1 convolution.
+        macs_per_second: by precision ("float32", …), of a large matrix product, plain or as a 1x1 convolution.
         bytes_per_second: read and written by a large copy.
     """
 
@@ -47,12 +47,12 @@ class Limits:
 
 
 def operations(model: nn.Module, size: Size) -> list[Operation]:
-    """The convolutions and matrix products of one photo of `size` (height, width), counted on shapes alone.
+    """The convolutions and matrix products for one image of `size` (height, width), counted on shapes alone.
 
-    What lies between them (activations, norms, additions) is taken to cost nothing, as if it were part of them.
+    Everything else (activations, norms, additions) counts as free.
 
     Raises:
-        ValueError: a size that the model refuses.
+        ValueError: a size that the model does not accept.
     """
     model = copy.deepcopy(model).to("meta").eval()
     counter = _Counter()
@@ -78,10 +78,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def least_seconds(found: list[Operation], limits: Limits, precision: str) -> float:
-    """Time that the operations take at least, each at the machine's limit for it.
+    """Lower bound of the time of all operations.
 
     Args:
-        precision: a key of `limits.macs_per_second`; the numbers are as wide as it says.
+        precision: a key of `limits.macs_per_second`; gives the width of the numbers.
     """
     peak, width = limits.macs_per_second[precision], TYPES[precision].itemsize
     return sum(max(one.macs / peak, one.numbers * width / limits.bytes_per_second) for one in found)
@@ -89,7 +89,7 @@ def least_seconds(found: list[Operation], limits: Limits, precision: str) -> flo
 
 @torch.inference_mode()
 def measure_limits(precisions: set[str], device: torch.device) -> Limits:
-    """Multiply and copy on `device`, the best of several times, with the threads that torch has now."""
+    """Measure multiplication and copying on `device`, best of several runs, with torch's current threads."""
     peaks = {name: _peak(TYPES[name], device) for name in sorted(precisions)}
     source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
@@ -97,7 +97,7 @@ def measure_limits(precisions: set[str], device: torch.device) -> Limits:
 
 
 def _peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Multiply-adds a second. On some CPUs the library of matrix products is slow; that of convolutions is not."""
+    """Multiply-adds per second. On some CPUs matrix products are slow and convolutions are not."""
     matrix = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     if dtype == torch.int8:
         return SIDE**3 / _best(lambda: torch._int_mm(matrix, matrix), device)

@@ -1,10 +1,9 @@
-"""The clock: contenders in turn under the same conditions, and a report that says what those were (Table 1's speed)."""
+"""Benchmark candidates in turn under the same conditions, and report those conditions (speed in Table 1)."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,86 +12,59 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cgrseg.preprocessing import Size
 from cgrseg.weights.load import usable_device
 
-from . import environment as machine
-from .candidates import Choice, Contender, Export, open_contender, prepare
-from .cold_start import measure_fresh
+from . import environment
+from .candidates import Candidate, Choice, Settings, open_candidate, prepare
+from .cold_start import measure_cold_start
 from .complexity import complexity
-from .interleave import CALLS, clocked, percentile, ratio, take_turns
+from .interleave import CALLS, clocked, ratio, take_turns
 from .report import FORMAT, Report
 from .roofline import Limits, least_seconds, measure_limits, operations
-from .stages import PHOTO_TO_LABELS, REGIONS, STAGES, sample_photo, staged
+from .stages import PHOTO_TO_LABELS, REGIONS, STAGES, run_stages, sample_photo
 
-GAIN = 1.03  # a larger batch must bring this much, or the sweep ends
+GAIN = 1.05  # a larger batch must increase the throughput by this factor, or the sweep ends
 WARM_UP = 3  # calls before the first round
 HOW = [
-    f"All run in turn, round by round, in changing order; a turn is one untimed call of the network, {CALLS} timed "
-    "ones, and one photo on its whole way. Ratios are medians over the rounds with a 95 % bootstrap interval.",
-    f"The label map is made of natural logits (about {REGIONS}x{REGIONS} smooth regions) in the shape of the "
-    "network's own, since those of untrained weights are not natural. A naive label map is upsampling, softmax and "
-    "argmax; all others, the peers' too, are the exact label map of cgrseg.",
-    "Photo to label map begins with the bytes of a JPEG, decoding included, and ends with the class ids.",
-    "The command keeps its memory (`keep_memory`) and lets torch's threads sleep soon after work (GOMP_SPINCOUNT).",
-    "Models exported for this run in float take its size only; OpenVINO compiles every file for the size of the run.",
-    "Models quantised for this run (int8) have the ranges of one photo and are compared with nothing.",
-    "The limit counts each convolution and matrix product at the measured peak of a large one or the "
-    "measured rate of a large copy, whichever takes longer, and all else as free.",
+    "All candidates run in turn, round by round, in changing order. A turn is one untimed call of the network, "
+    f"{CALLS} timed calls, and one image from file to label map. Ratios are medians over the rounds with a 95 % "
+    "bootstrap interval.",
+    f"Label maps are computed from natural logits (about {REGIONS}x{REGIONS} smooth regions) in the shape of the "
+    "network's own, because logits of untrained weights are not natural. A naive label map is upsampling, softmax and "
+    "argmax; all others, also of other models, are the exact label map of cgrseg.",
+    "Photo to label map starts with the bytes of a JPEG, including decoding, and ends with the class ids.",
+    "The process keeps its memory (`keep_memory`), and torch's threads sleep soon after work (GOMP_SPINCOUNT).",
+    "Float models exported for this run accept only its size; OpenVINO compiles every file for the size of the run.",
+    "Models quantised for this run (int8) are calibrated on one image and not compared.",
+    "The limit counts each convolution and matrix product at the measured peak of a large one or the measured rate of "
+    "a large copy, whichever takes longer, and everything else as free.",
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What all contenders share.
-
-    Args:
-        size: (height, width) of the network's input.
-        rounds: how often each has its turn.
-        threads: CPU threads, on the first so many of the cores that the process may use.
-        classes: of models with random weights.
-        device: "auto", "cpu", "cuda", …
-        max_batch: the throughput is taken at the best of the batches 1, 2, 4, … up to this.
-
-    Raises:
-        ValueError: one of the numbers is below 1.
-    """
-
-    size: Size = (512, 512)
-    rounds: int = 20
-    threads: int = 1
-    classes: int = 150
-    device: str = "auto"
-    max_batch: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "threads", "classes", "max_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-
-
-def benchmark(choices: Sequence[Choice], settings: Settings, *, export: Export, photo: bytes | None = None) -> Report:
+def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | None = None) -> Report:
     """Measure the choices; the others are compared with the first.
 
     Args:
-        export: how our models are exported.
-        photo: a photo's file; None takes a sample of the settings' size.
+        choices: the candidates.
+        settings: what they have in common.
+        photo: content of an image file; None uses a sample of the settings' size.
 
     Returns:
-        The report, ready for JSON; times and amounts are in the units that the names end in.
+        The report, ready for JSON; times and amounts have the units in their names.
 
     Raises:
-        ValueError: a choice is there twice or can't be run; the message says why.
-        OSError: a file can't be read.
+        ValueError: a choice is listed twice or cannot run.
+        OSError: a file cannot be read.
     """
     names = [str(choice) for choice in choices]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{name} is there twice: leave one out")
+            raise ValueError(f"{name} is listed twice: remove one")
     photo = sample_photo(settings.size) if photo is None else photo
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with (
@@ -103,47 +75,41 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, export: Export, 
         rows, opened = [], []
         for name, choice in zip(names, choices, strict=True):
             bar.set_description(f"open {name}")
-            path = prepare(choice, Path(folder), classes=settings.classes, size=settings.size, export=export)
-            opened.append((path, _open(choice, path, settings)))
+            path = prepare(choice, Path(folder), settings, photo)
+            opened.append((path, open_candidate(choice, path, settings)))
             bar.update()
-        contenders = {name: contender for name, (_, contender) in zip(names, opened, strict=True)}
-        times = _in_turn(contenders, settings, photo, bar)
-        limits = measure_limits({one.precision for one in contenders.values()}, usable_device(settings.device))
-        for name, choice, (path, contender) in zip(names, choices, opened, strict=True):
+        candidates = {name: candidate for name, (_, candidate) in zip(names, opened, strict=True)}
+        times = _in_turn(candidates, settings, photo, bar)
+        limits = measure_limits({one.precision for one in candidates.values()}, usable_device(settings.device))
+        for name, choice, (path, candidate) in zip(names, choices, opened, strict=True):
             bar.set_description(f"batches of {name}")
-            row = _about(choice, contender, settings) | times[name]
-            row |= _limit(contender, settings, limits, row["network_ms"]["median"]) | _throughput(contender, settings)
+            row = _about(choice, candidate, settings) | times[name]
+            row |= _limit(candidate, settings, limits, row["network_ms"]["median"]) | _throughput(candidate, settings)
             bar.update()
-            bar.set_description(f"a fresh process of {name}")
-            fresh = measure_fresh(choice, path, photo, settings)
-            rows.append(row | dataclasses.asdict(fresh))
+            bar.set_description(f"cold start of {name}")
+            rows.append(row | dataclasses.asdict(measure_cold_start(choice, path, photo, settings)))
             bar.update()
     conditions = {"photo": "sample" if photo == sample_photo(settings.size) else "given", "cores": cores}
     return {
         "format": FORMAT,
         "settings": dataclasses.asdict(settings) | conditions | {"base": names[0]},
         "how": HOW,
-        "machine": _machine() | {"load_before": load},
+        "machine": environment.summary() | {"load_before": load},
         "limits": dataclasses.asdict(limits),
         "results": rows,
     }
 
 
-def _open(choice: Choice, path: Path | None, settings: Settings) -> Contender:
-    device, threads = settings.device, settings.threads
-    return open_contender(choice, path, classes=settings.classes, device=device, threads=threads)
-
-
 @contextmanager
 def pinned(threads: int) -> Iterator[list[int]]:
-    """Hold torch to so many threads, and the process to so many cores where the system can; gives the cores' numbers.
+    """Limit torch to this many threads, and the process to as many cores if the system can; yields the cores.
 
     Raises:
         ValueError: there are fewer cores.
     """
     may = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if threads > len(may):
-        raise ValueError(f"threads is {threads}, but there are {len(may)} cores: take no more than that")
+        raise ValueError(f"threads is {threads}, but there are {len(may)} cores: use at most that many")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -157,26 +123,26 @@ def pinned(threads: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _in_turn(contenders: dict[str, Contender], settings: Settings, photo: bytes, bar: tqdm[Any]) -> dict[str, Any]:
-    """Latencies, stages and ratios of each."""
+def _in_turn(candidates: dict[str, Candidate], settings: Settings, photo: bytes, bar: tqdm[Any]) -> dict[str, Any]:
+    """Latencies, stages and ratios of each candidate."""
     images = torch.randn(1, 3, *settings.size, generator=torch.Generator().manual_seed(0))
-    sides = {name: partial(_call, one, one.place(images)) for name, one in contenders.items()}
-    stages: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for name, contender in contenders.items():
+    sides = {name: partial(_call, one, one.place(images)) for name, one in candidates.items()}
+    stages: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
+    for name, candidate in candidates.items():
         bar.set_description(f"warm up {name}")
         for _ in range(WARM_UP):
             sides[name]()
-            staged(contender, photo, settings.size)
+            run_stages(candidate, photo, settings.size)
     bar.set_description("in turn")
 
     def after(name: str) -> None:
-        stages[name].append(staged(contenders[name], photo, settings.size))
+        stages[name].append(run_stages(candidates[name], photo, settings.size))
         bar.update()
 
     calls = take_turns(sides, rounds=settings.rounds, after=after)
     network = {name: [statistics.median(turn) for turn in turns] for name, turns in calls.items()}
-    whole = {name: [sum(one[stage] for stage in PHOTO_TO_LABELS) for one in stages[name]] for name in contenders}
-    base = next(iter(contenders))
+    whole = {name: [sum(one[stage] for stage in PHOTO_TO_LABELS) for one in stages[name]] for name in candidates}
+    base = next(iter(candidates))
     return {
         name: {
             "network_ms": latency([seconds for turn in calls[name] for seconds in turn]),
@@ -187,53 +153,53 @@ def _in_turn(contenders: dict[str, Contender], settings: Settings, photo: bytes,
                 "photo_to_labels": dataclasses.asdict(ratio(whole[base], whole[name])),
             },
         }
-        for name in contenders
+        for name in candidates
     }
 
 
-def _call(contender: Contender, images: Tensor) -> None:
-    contender.network(images)
-    contender.wait()
+def _call(candidate: Candidate, images: Tensor) -> None:
+    candidate.network(images)
+    candidate.wait()
 
 
 def latency(seconds: Sequence[float]) -> dict[str, float]:
     """Median, p90 and p99 in milliseconds."""
-    return {name: 1000 * percentile(seconds, at) for name, at in (("median", 50), ("p90", 90), ("p99", 99))}
+    return {name: 1000 * float(np.percentile(seconds, at)) for name, at in (("median", 50), ("p90", 90), ("p99", 99))}
 
 
-def _about(choice: Choice, contender: Contender, settings: Settings) -> dict[str, Any]:
-    """What a contender is, and what it costs for one photo."""
-    cost = complexity(contender.model(), settings.size).total
-    spec = contender.spec
+def _about(choice: Choice, candidate: Candidate, settings: Settings) -> dict[str, Any]:
+    """The candidate and its cost for one image."""
+    cost = complexity(candidate.model(), settings.size).total
+    spec = candidate.spec
     return {
         "label": str(choice),
         "model": choice.name if spec is None else spec.name,
         "how": choice.how,
-        "runtime": contender.runtime,
-        "precision": contender.precision,
-        "device": str(contender.device),
+        "runtime": candidate.runtime,
+        "precision": candidate.precision,
+        "device": str(candidate.device),
         "spec": None if spec is None else dataclasses.asdict(spec),
         "parameters": cost.parameters,
         "macs": cost.macs,
     }
 
 
-def _limit(contender: Contender, settings: Settings, limits: Limits, median_ms: float) -> dict[str, float]:
-    least = 1000 * least_seconds(operations(contender.model(), settings.size), limits, contender.precision)
+def _limit(candidate: Candidate, settings: Settings, limits: Limits, median_ms: float) -> dict[str, float]:
+    least = 1000 * least_seconds(operations(candidate.model(), settings.size), limits, candidate.precision)
     return {"limit_ms": least, "share_of_limit": least / median_ms}
 
 
 @torch.inference_mode()
-def _throughput(contender: Contender, settings: Settings) -> dict[str, Any]:
-    """Images a second at the best batch. The sweep ends where a larger batch brings less than `GAIN`, or no memory."""
+def _throughput(candidate: Candidate, settings: Settings) -> dict[str, Any]:
+    """Images per second at the best batch. The sweep ends when a larger batch gains too little or lacks memory."""
     sweep: dict[int, float] = {}
     batch = 1
     while batch <= settings.max_batch:
-        images = contender.place(torch.zeros(batch, 3, *settings.size))
+        images = candidate.place(torch.zeros(batch, 3, *settings.size))
         try:
-            _call(contender, images)
-            seconds = statistics.median(clocked(partial(_call, contender, images)) for _ in range(CALLS))
-        except (MemoryError, RuntimeError):  # torch's own out-of-memory is a RuntimeError; a fixed batch is one, too
+            _call(candidate, images)
+            seconds = statistics.median(clocked(partial(_call, candidate, images)) for _ in range(CALLS))
+        except (MemoryError, RuntimeError):  # torch's out-of-memory error is a RuntimeError, and so is a fixed batch
             if not sweep:
                 raise
             break
@@ -247,9 +213,3 @@ def _throughput(contender: Contender, settings: Settings) -> dict[str, Any]:
         "best_batch": best,
         "images_per_second_at_batch": {str(one): value for one, value in sweep.items()},
     }
-
-
-def _machine() -> dict[str, Any]:
-    """Versions, processor, devices and runtimes."""
-    findings = [*machine.versions(), *machine.devices(), *machine.runtimes()]
-    return {"processor": machine.processor() or platform.machine()} | {one.name: one.state for one in findings}

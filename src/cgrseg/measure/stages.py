@@ -1,7 +1,8 @@
-"""From a photo's file to the file of its label map, stage by stage."""
+"""The time of each stage from an image file to a label map file."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import cache
@@ -20,15 +21,14 @@ from cgrseg.images.render import mask_picture
 from cgrseg.inference.labelmap import label_map
 from cgrseg.inference.result import RUN_LENGTHS
 from cgrseg.labels import LabelSpace
-from cgrseg.preprocessing import Preprocessing, Size
+from cgrseg.preprocessing import Pixels, Preprocessing, Size
 
-from .candidates import Contender
+from .candidates import Candidate
 
 STAGES = ("decode", "resize", "normalise", "network", "label map", "encode")
-PHOTO_TO_LABELS = STAGES[:-1]  # what "photo to label map" sums up
-QUALITY = 90  # of the sample photo's JPEG
-REGIONS = 4  # natural logits have about this many regions a side
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+PHOTO_TO_LABELS = STAGES[:-1]  # the sum is "photo to label map"
+QUALITY = 90  # of the sample image's JPEG
+REGIONS = 4  # natural logits have about this many regions per side
 
 
 def sample_photo(size: Size) -> bytes:
@@ -48,8 +48,8 @@ def sample_photo(size: Size) -> bytes:
 def natural_logits(classes: int, size: Size, *, regions: int = REGIONS, seed: int = 0) -> Tensor:
     """Logits [1, classes, *size] whose winners form about `regions` x `regions` regions with smooth borders.
 
-    As those of a trained network on a photo; the time of a label map depends on them. An untrained network's
-    logits have borders everywhere, or nowhere.
+    They are like those of a trained network on a photo, on which the time of a label map depends. Logits of an
+    untrained network have borders everywhere, or nowhere.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, classes, regions, regions, generator=generator)
@@ -58,47 +58,42 @@ def natural_logits(classes: int, size: Size, *, regions: int = REGIONS, seed: in
 
 
 @torch.inference_mode()
-def staged(contender: Contender, photo: bytes, size: Size) -> dict[str, float]:
-    """Seconds of each of `STAGES`, for one photo that goes the whole way once.
+def run_stages(candidate: Candidate, photo: bytes, size: Size) -> dict[str, float]:
+    """Seconds of each of `STAGES` for one image.
 
-    The photo is resized to `size` (height, width), whatever its aspect, and its label map has its own size. The
-    network's result is let go, and the label map is made of natural logits of the same shape, type and device.
+    The image is resized to `size` (height, width) whatever its aspect ratio; the label map has the image's own size.
+    The label map is computed from natural logits of the network's shape, type and device.
     """
     seconds: dict[str, float] = {}
 
     def timed(stage: str, task: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         result = task()
-        contender.wait()
+        candidate.wait()
         seconds[stage] = time.perf_counter() - start
         return result
 
     pixels: Pixels = timed("decode", lambda: read_photo_bytes(photo, "the photo"))
     own = (pixels.shape[0], pixels.shape[1])
-    resized = timed("resize", lambda: _resized(pixels, size))
-    images = timed("normalise", lambda: _normalised(contender, resized))
-    logits = timed("network", lambda: contender.network(images))
+    image = timed("resize", lambda: _resize(pixels, size))
+    preprocessing = dataclasses.replace(Preprocessing(), pad_multiple=1)
+    images = timed("normalise", lambda: candidate.place(preprocessing.normalise(image)[None]))
+    logits = timed("network", lambda: candidate.network(images))
     natural = _natural_like(tuple(logits.shape), logits.dtype, logits.device)
-    labels = timed("label map", lambda: _labels(contender, natural, own, size))
-    timed("encode", lambda: _encoded(labels, logits.shape[1]))
+    labels = timed("label map", lambda: _labels(candidate, natural, own, size))
+    timed("encode", lambda: _encode(labels, logits.shape[1]))
     return seconds
 
 
-def _resized(pixels: Pixels, size: Size) -> Pixels:
+def _resize(pixels: Pixels, size: Size) -> Tensor:
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
     if pixels.shape[:2] == size:
-        return pixels
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized = F.interpolate(image, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-    return resized.contiguous().numpy()
+        return image
+    return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def _normalised(contender: Contender, pixels: Pixels) -> Tensor:
-    image, _ = Preprocessing(pad_multiple=1).prepare(pixels)
-    return contender.place(image[None])
-
-
-def _labels(contender: Contender, logits: Tensor, own: Size, size: Size) -> Pixels:
-    if contender.naive:
+def _labels(candidate: Candidate, logits: Tensor, own: Size, size: Size) -> np.ndarray[Any, Any]:
+    if candidate.naive:
         full = F.interpolate(logits, own, mode="bilinear", align_corners=False)
         labels = full.softmax(1).argmax(1)[0]
     else:
@@ -106,7 +101,7 @@ def _labels(contender: Contender, logits: Tensor, own: Size, size: Size) -> Pixe
     return labels.cpu().numpy()
 
 
-def _encoded(labels: Any, classes: int) -> bytes:
+def _encode(labels: Any, classes: int) -> bytes:
     file = BytesIO()
     ids = labels.astype(np.uint8 if classes <= 256 else np.uint16)
     mask_picture(ids, LabelSpace.numbered(classes)).save(file, "PNG", compress_type=RUN_LENGTHS)

@@ -1,7 +1,9 @@
-"""The paper: CGRSeg and its parts, in torch and timm only."""
+"""The paper: CGRSeg and its parts."""
+
+from cgrseg.description import VARIANTS, ModelSpec
 
 from .context import PyramidContextExtraction
-from .model import VARIANTS, CGRSeg, ModelSpec, build
+from .model import CGRSeg, build, find_spec
 from .prototype import DynamicPrototypeGuidedHead
 from .rcm import RectangularSelfCalibrationAttention, RectangularSelfCalibrationModule
 from .reconstruction import SpatialFeatureReconstruction
@@ -21,4 +23,5 @@ __all__ = [
     "RectangularSelfCalibrationModule",
     "SpatialFeatureReconstruction",
     "build",
+    "find_spec",
 ]

@@ -1,19 +1,13 @@
-"""Blocks of others in the RCM's place (Table 6). All but one put a token mixer in RCA's seat and keep the rest.
+"""What Tables 5 and 6 put in place of the DPG head and of RCA. The printed sizes identify these readings.
 
-The sizes that the paper prints identify these readings, to every digit.
+timm's blocks are imported only when they are built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
-from timm.layers.coord_attn import CoordAttn
-from timm.layers.global_context import GlobalContext
-from timm.layers.non_local_attn import NonLocalAttn
-from timm.layers.squeeze_excite import SEModule
-from timm.models.inception_next import InceptionDWConv2d
 from torch import Tensor, nn
 
 from .prototype import DynamicPrototypeGuidedHead, PrototypeGate
@@ -22,16 +16,72 @@ from .reconstruction import ConvNorm
 from .segnext import Hamburger
 
 
-class TransformerBlock(nn.Module):
-    """x + attention(x), then x + MLP(x), the MLP with a depthwise 3×3 in its middle: TopFormer's block.
+def make_mixer(name: str, channels: int) -> nn.Module:
+    """A token mixer of Table 6, [B, C, H, W] -> [B, C, H, W], to be used by an RCM in place of RCA."""
+    from timm.layers.coord_attn import CoordAttn
+    from timm.layers.squeeze_excite import SEModule
+    from timm.models.inception_next import InceptionDWConv2d
 
-    The paper takes its self-attention from TopFormer and says that blocks, not mixers, are replaced. With 4 heads
-    of 8 channels this gives its 4.1 G and 9.6 M; in RCA's seat, before RCM's own MLP, it would give 4.0 G.
+    match name:
+        case "convnext":
+            return nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        case "inceptionnext":  # depthwise 3×3, 1×11 and 11×1, each on an eighth of the channels
+            return InceptionDWConv2d(channels)
+        case "coord_attention":
+            return CoordAttn(channels, rd_channels=channels // 4, bias=True)
+        case "gather_excite":  # over the whole map: squeeze-and-excitation without a squeeze
+            return SEModule(channels, rd_channels=channels)
+    raise ValueError(f"no mixer is called {name!r}")
+
+
+def make_block(name: str) -> Callable[..., nn.Module]:
+    """channels -> the block of Table 6 that replaces an RCM."""
+    if name == "self_attention":
+        return TransformerBlock
+    return lambda *, channels: RectangularSelfCalibrationModule(
+        channels=channels, token_mixer=make_mixer(name, channels)
+    )
+
+
+def make_head(name: str, *, channels: int, num_classes: int, dropout: float) -> nn.Module:
+    """A head of Tables 4 and 5: [B, D, h, w] -> logits [B, K, h, w]."""
+    if name == "dpg":
+        return DynamicPrototypeGuidedHead(channels=channels, num_classes=num_classes, dropout=dropout)
+    block = _head_block(name, channels)
+    return BlockHead(channels=channels, num_classes=num_classes, dropout=dropout, block=block)
+
+
+def _head_block(name: str, channels: int) -> nn.Module:
+    from timm.layers.global_context import GlobalContext
+    from timm.layers.non_local_attn import NonLocalAttn
+    from timm.layers.squeeze_excite import SEModule
+
+    match name:
+        case "none":
+            return UnusedGate(channels=channels)
+        case "nonlocal":
+            return NonLocalAttn(channels, rd_channels=channels // 2)  # type: ignore[no-untyped-call]
+        case "da":
+            return DualAttention(channels=channels)
+        case "ham":
+            return Hamburger(channels=channels)
+        case "gc":
+            return GlobalContext(channels, fuse_add=True, fuse_scale=False)
+        case "se":
+            return SEModule(channels)
+    raise ValueError(f"no head is called {name!r}")
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(x), then x + MLP(x), with a depthwise 3×3 inside the MLP: TopFormer's block.
+
+    The paper takes its self-attention from TopFormer and says that it replaces blocks, not mixers. With 4 heads of
+    8 channels this gives the printed 4.1 G and 9.6 M; as the mixer of an RCM it would give 4.0 G.
 
     Args:
         channels: C.
         heads, key_channels: of the attention.
-        mlp_ratio: hidden width of the MLP over C.
+        mlp_ratio: hidden width of the MLP divided by C.
 
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
@@ -54,7 +104,7 @@ class TransformerBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """1×1(ReLU(v·softmax(qᵀk/√d))) over all pixels, every 1×1 with BatchNorm.
+    """1×1(ReLU(v·softmax(qᵀk/√d))) over all pixels; every 1×1 has a BatchNorm.
 
     Args:
         channels: C.
@@ -87,57 +137,13 @@ def _pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
-def convnext(channels: int) -> nn.Module:
-    """ConvNeXt's mixer, a depthwise 7×7."""
-    return nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-
-
-def inceptionnext(channels: int) -> nn.Module:
-    """InceptionNeXt's mixer: depthwise 3×3, 1×11 and 11×1, each on an eighth of the channels."""
-    return InceptionDWConv2d(channels)
-
-
-def coord_attention(channels: int) -> nn.Module:
-    """Coordinate attention: one gate a row and one a column, through a quarter of the channels."""
-    return CoordAttn(channels, rd_channels=channels // 4, bias=True)
-
-
-def gather_excite(channels: int) -> nn.Module:
-    """Gather-excite over the whole map: one gate a channel, an MLP of full width on its means.
-
-    With this extent it is squeeze-and-excitation without a squeeze, so that block of timm's is taken
-    (timm's own gather-excite can't be built with an MLP in 1.0.31).
-    """
-    return SEModule(channels, rd_channels=channels)
-
-
-def _rcm(make_mixer: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-    """channels -> an RCM with this mixer in RCA's seat."""
-    return lambda channels: RectangularSelfCalibrationModule(channels=channels, token_mixer=make_mixer(channels))
-
-
-BLOCKS: dict[str, Callable[[int], nn.Module]] = {
-    "self_attention": lambda channels: TransformerBlock(channels=channels),
-    "convnext": _rcm(convnext),
-    "inceptionnext": _rcm(inceptionnext),
-    "coord_attention": _rcm(coord_attention),
-    "gather_excite": _rcm(gather_excite),
-}
-
-
-class MakeHead(Protocol):
-    """What makes a head: [B, D, h, w] -> logits [B, K, h, w]."""
-
-    def __call__(self, *, channels: int, num_classes: int, dropout: float) -> nn.Module: ...
-
-
 class BlockHead(nn.Module):
-    """logits = cls(block(z)) with z = ReLU(BN(scale(x))), as the DPG head makes its first logits.
+    """logits = cls(block(z)) with z = ReLU(BN(scale(x))), the features of the DPG head's first logits.
 
     Args:
         channels: D.
         num_classes: K.
-        dropout: share of channels dropped before the classifier, while training.
+        dropout: share of channels dropped before the classifier during training.
         block: [B, D, h, w] -> [B, D, h, w].
 
     Shape: [B, D, h, w] -> [B, K, h, w].
@@ -158,19 +164,19 @@ class BlockHead(nn.Module):
         return logits
 
 
-class Idle(nn.Module):
-    """x -> x, holding a gate that it never uses: Table 4 counts the parameters of the DPG head that it drops."""
+class UnusedGate(nn.Module):
+    """x -> x with the parameters of a gate that is never used: Table 4 counts those of the DPG head it removes."""
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.gate = PrototypeGate(channels=channels).requires_grad_(False)  # several processes may train the rest
+        self.gate = PrototypeGate(channels=channels).requires_grad_(False)  # DDP expects gradients of all others
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class DualAttention(nn.Module):
-    """DANet's: attention between pixels plus attention between channels, each with a learned weight that starts at 0.
+    """DANet's head: attention between pixels plus attention between channels, each with a learned weight, initially 0.
 
     Shape: [B, D, h, w] -> [B, D, h, w].
     """
@@ -188,25 +194,7 @@ class DualAttention(nn.Module):
         between_pixels = v @ (q.transpose(1, 2) @ k).softmax(dim=2).transpose(1, 2)  # B D h·w
         flat = x.flatten(2)
         likeness = flat @ flat.transpose(1, 2)  # B D D
-        between_channels = (likeness.amax(2, keepdim=True) - likeness).softmax(dim=2) @ flat  # the unlike count most
+        between_channels = (likeness.amax(2, keepdim=True) - likeness).softmax(dim=2) @ flat  # B D h·w
         update = self.pixel_weight * between_pixels + self.channel_weight * between_channels
         summed: Tensor = 2 * x + update.view_as(x)
         return summed
-
-
-def _head(make_block: Callable[[int], nn.Module]) -> MakeHead:
-    def make(*, channels: int, num_classes: int, dropout: float) -> nn.Module:
-        return BlockHead(channels=channels, num_classes=num_classes, dropout=dropout, block=make_block(channels))
-
-    return make
-
-
-HEADS: dict[str, MakeHead] = {
-    "dpg": DynamicPrototypeGuidedHead,
-    "none": _head(lambda channels: Idle(channels=channels)),
-    "nonlocal": _head(lambda channels: NonLocalAttn(channels, rd_channels=channels // 2)),  # type: ignore[no-untyped-call]
-    "da": _head(lambda channels: DualAttention(channels=channels)),
-    "ham": _head(lambda channels: Hamburger(channels=channels)),
-    "gc": _head(lambda channels: GlobalContext(channels, fuse_add=True, fuse_scale=False)),
-    "se": _head(lambda channels: SEModule(channels)),
-}

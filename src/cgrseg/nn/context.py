@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .rcm import rcm_maker
+from .rcm import RectangularSelfCalibrationModule
 
 
 def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling: [B, C, h, w] -> [B, C, *size]; cell i of n averages the rows ⌊i·h/n⌋ … ⌈(i+1)·h/n⌉ - 1.
 
-    While a graph is traced it is written as two matrix products, which hold at every size: traced
-    `adaptive_avg_pool2d` is tied to the sizes it saw.
+    While a graph is traced it is written as two matrix products, which are valid at every size: a traced
+    `adaptive_avg_pool2d` is fixed to the sizes of the example.
     """
     if not torch.compiler.is_compiling():
         return F.adaptive_avg_pool2d(x, size)
     rows, columns = (_pooling_weights(x.shape[axis], n, x) for axis, n in zip((2, 3), size, strict=True))
     planes = x.flatten(0, 1)  # B·C h w
-    count = planes.shape[0]  # not len(), which would tie a traced graph to it
+    count = planes.shape[0]  # not len(), which would fix the batch of a traced graph
     pooled = rows.expand(count, -1, -1).bmm(planes).bmm(columns.T.expand(count, -1, -1))
     return pooled.view(*x.shape[:2], *size)
 
@@ -36,7 +37,7 @@ def _pooling_weights(source: int, target: int, like: Tensor) -> Tensor:
 
 
 class PyramidPooling(nn.Module):
-    """[c2, c3, c4] -> their channels side by side, averaged down to half of c4: [B, C2+C3+C4, ⌈h4/2⌉, ⌈w4/2⌉]."""
+    """[c2, c3, c4] -> pooled to half of c4 and concatenated: [B, C2+C3+C4, ⌈h4/2⌉, ⌈w4/2⌉]."""
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         height, width = pyramid[-1].shape[2:]
@@ -45,15 +46,15 @@ class PyramidPooling(nn.Module):
 
 
 class PyramidContextExtraction(nn.Module):
-    """N RCMs over the pooled pyramid, split back into one context a scale (paper, eq. 1).
+    """N RCMs over the pooled pyramid, split into one context per scale (paper, eq. 1).
 
     Args:
-        channels: widths (C2, C3, C4) of the pyramid.
+        channels: (C2, C3, C4) of the pyramid.
         blocks: N.
-        strip_kernel, local_kernel: of every RCM.
-        make_block: channels -> a module [B, C, h, w] -> [B, C, h, w] that stands in for each RCM; None is the RCM.
+        strip_kernel: of every RCM.
+        make_block: channels -> a module [B, C, h, w] -> [B, C, h, w] that replaces each RCM; None builds RCMs.
 
-    Shape: [c2, c3, c4] at strides 8, 16, 32 -> [p2, p3, p4], each at stride 64 with its scale's width.
+    Shape: [c2, c3, c4] at strides 8, 16, 32 -> [p2, p3, p4], all at stride 64, with C2, C3, C4 channels.
     """
 
     def __init__(
@@ -62,14 +63,13 @@ class PyramidContextExtraction(nn.Module):
         channels: Sequence[int],
         blocks: int = 5,
         strip_kernel: int = 11,
-        local_kernel: int = 3,
-        make_block: Callable[[int], nn.Module] | None = None,
+        make_block: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.channels = list(channels)
         self.pool = PyramidPooling()
-        make = make_block or rcm_maker(strip_kernel=strip_kernel, local_kernel=local_kernel)
-        self.blocks = nn.Sequential(*(make(sum(channels)) for _ in range(blocks)))
+        make = make_block or partial(RectangularSelfCalibrationModule, strip_kernel=strip_kernel)
+        self.blocks = nn.Sequential(*(make(channels=sum(channels)) for _ in range(blocks)))
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         context = self.blocks(self.pool(pyramid))  # B C2+C3+C4 ⌈h4/2⌉ ⌈w4/2⌉

@@ -1,4 +1,4 @@
-"""The dynamic prototype guided head: a first guess tells the second which classes are there (eq. 5-7, Fig. 4)."""
+"""The dynamic prototype guided head (DPG): class prototypes of first logits gate the features (eq. 5-7, Fig. 4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .reconstruction import ConvNorm
 
 
 class SpatialGather(nn.Module):
-    """Eq. 5: one prototype a class, the features averaged with that class's softmax over the pixels.
+    """Eq. 5: one prototype per class, the mean of the features weighted by that class's softmax over the pixels.
 
     Shape: features [B, D, h, w], logits [B, K, h, w] -> prototypes [B, D, K, 1].
     """
@@ -20,7 +20,7 @@ class SpatialGather(nn.Module):
 
 
 class PrototypeGate(nn.Module):
-    """Eq. 6-7: the prototypes, weighted by how much each class matters, become one gate a channel.
+    """Eq. 6-7: a weighted sum of the prototypes becomes one gate per channel.
 
     Shape: features [B, D, h, w], prototypes [B, D, K, 1] -> features ∘ gate [B, D, h, w], the gate in 0 … 1.
     """
@@ -36,10 +36,10 @@ class PrototypeGate(nn.Module):
         )
         nn.init.kaiming_normal_(self.conv_mask.weight, mode="fan_in", nonlinearity="relu")
         for parameter in self.channel_mul_conv[-1].parameters():
-            nn.init.zeros_(parameter)  # so that the gate starts at one half
+            nn.init.zeros_(parameter)  # the gate starts at 0.5
 
     def class_embedding(self, prototypes: Tensor) -> Tensor:
-        """prototypes [B, D, K, 1] -> the weight of each class [B, K], summing to 1 (eq. 6)."""
+        """prototypes [B, D, K, 1] -> a weight per class [B, K], sum 1 (eq. 6)."""
         weights: Tensor = self.conv_mask(prototypes).flatten(1).softmax(dim=1)
         return weights
 
@@ -51,12 +51,12 @@ class PrototypeGate(nn.Module):
 
 
 class DynamicPrototypeGuidedHead(nn.Module):
-    """DPG: logits = cls(x ∘ gate + x), where the gate comes from the prototypes of a first cls(ReLU(BN(scale(x)))).
+    """DPG: logits = cls(x ∘ gate + x), where the gate is computed from the prototypes of cls(ReLU(BN(scale(x)))).
 
     Args:
         channels: D of the features.
         num_classes: K.
-        dropout: share of channels dropped before each of the two uses of the classifier, while training.
+        dropout: share of channels dropped before each of the two uses of the classifier, during training.
 
     Shape: [B, D, h, w] -> [B, K, h, w].
     """

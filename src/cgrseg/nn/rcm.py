@@ -1,28 +1,25 @@
-"""Rectangular self-calibration: the attention (RCA, eq. 2-3) and the module around it (RCM, eq. 4; Fig. 3)."""
+"""Rectangular self-calibration: the attention (RCA, eq. 2-3) and the module that contains it (RCM, eq. 4; Fig. 3)."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-KeyArea = Literal["add", "mul", "none"]
+from cgrseg.description import KeyArea
 
 
 class RectangularSelfCalibrationAttention(nn.Module):
     """RCA: models a rectangular key area with one horizontal and one vertical strip convolution.
 
     attention = σ(conv_{K×1}(ReLU(BN(conv_{1×K}(mean_W(x) ⊕ mean_H(x)))))) and out = attention ∘ conv_{3×3}(x),
-    every convolution depthwise (paper, eq. 2-3). Submodule names are the released ones.
+    with depthwise convolutions only (paper, eq. 2-3). Submodule names are those of the released code.
 
     Args:
         channels: C of the input and the output.
-        strip_kernel: K, the length of both strips; odd. None leaves the strips out: attention = σ(area).
-        local_kernel: side of the square depthwise convolution on x itself; odd. None leaves it out.
-        key_area: how the two means meet, the paper's "add", or what its Table 8 has instead: "mul", or "none",
-            where the strips see x itself.
+        strip_kernel: K, the length of both strips; odd. None removes the strips: attention = σ(area).
+        local_kernel: side of the square depthwise convolution on x; odd. None removes it.
+        key_area: how the two means are combined: "add" (the paper), "mul", or "none", which applies the strips to
+            x itself (Table 8).
 
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
@@ -45,7 +42,7 @@ class RectangularSelfCalibrationAttention(nn.Module):
         )
         self.excite = nn.Sequential(nn.Sigmoid())
         if strip is not None:
-            self.excite = nn.Sequential(  # shape self-calibration: horizontal strip first, then the vertical one
+            self.excite = nn.Sequential(  # shape self-calibration: horizontal strip first
                 nn.Conv2d(channels, channels, (1, strip), padding=(0, strip // 2), groups=channels),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
@@ -54,7 +51,7 @@ class RectangularSelfCalibrationAttention(nn.Module):
             )
 
     def area(self, x: Tensor) -> Tensor:
-        """What the strips see, [B, C, H, W]: the means over W and over H together, a rectangle a channel."""
+        """Input of the strips, [B, C, H, W]: the means over W and over H combined, one rectangle per channel."""
         if self.key_area == "none":
             return x
         rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)  # B C H 1, B C 1 W
@@ -67,14 +64,14 @@ class RectangularSelfCalibrationAttention(nn.Module):
 
 
 class RectangularSelfCalibrationModule(nn.Module):
-    """RCM: x + γ ∘ MLP(BN(RCA(x))), the block of context extraction and of reconstruction (paper, eq. 4).
+    """RCM: x + γ ∘ MLP(BN(RCA(x))), the block of context extraction and reconstruction (paper, eq. 4).
 
     Args:
         channels: C of the input and the output.
-        strip_kernel, local_kernel: as in `RectangularSelfCalibrationAttention`.
-        mlp_ratio: hidden width of the MLP over C.
-        scale_init: start value of γ, one number a channel.
-        token_mixer: [B, C, H, W] -> [B, C, H, W], what stands in for RCA (Table 6); None is RCA.
+        strip_kernel, local_kernel, key_area: as in `RectangularSelfCalibrationAttention`.
+        mlp_ratio: hidden width of the MLP divided by C.
+        scale_init: initial value of γ, one value per channel.
+        token_mixer: [B, C, H, W] -> [B, C, H, W], replaces RCA (Table 6); None uses RCA.
 
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
@@ -83,15 +80,16 @@ class RectangularSelfCalibrationModule(nn.Module):
         self,
         *,
         channels: int,
-        strip_kernel: int = 11,
-        local_kernel: int = 3,
+        strip_kernel: int | None = 11,
+        local_kernel: int | None = 3,
         mlp_ratio: int = 2,
         scale_init: float = 1e-6,
+        key_area: KeyArea = "add",
         token_mixer: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.token_mixer = token_mixer or RectangularSelfCalibrationAttention(
-            channels=channels, strip_kernel=strip_kernel, local_kernel=local_kernel
+            channels=channels, strip_kernel=strip_kernel, local_kernel=local_kernel, key_area=key_area
         )
         self.norm = nn.BatchNorm2d(channels)
         self.mlp = PointwiseMlp(channels=channels, hidden=channels * mlp_ratio)
@@ -100,13 +98,6 @@ class RectangularSelfCalibrationModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         update: Tensor = self.mlp(self.norm(self.token_mixer(x)))
         return x + self.gamma[:, None, None] * update
-
-
-def rcm_maker(*, strip_kernel: int, local_kernel: int) -> Callable[[int], nn.Module]:
-    """channels -> an RCM with these kernels."""
-    return lambda channels: RectangularSelfCalibrationModule(
-        channels=channels, strip_kernel=strip_kernel, local_kernel=local_kernel
-    )
 
 
 class PointwiseMlp(nn.Module):

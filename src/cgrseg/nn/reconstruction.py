@@ -1,13 +1,14 @@
-"""Spatial feature reconstruction: calibrate each scale, gate it by its context, hand it down (Sec. 3.1, Fig. 2)."""
+"""Spatial feature reconstruction: from stride 32 to 8, calibrate each scale and gate it by its context (Fig. 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .rcm import rcm_maker
+from .rcm import RectangularSelfCalibrationModule
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -17,6 +18,8 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 class ConvNorm(nn.Module):
     """Convolution without bias, then BatchNorm. The released keys are `conv` and `bn`."""
+
+    conv_norm_pairs = (("conv", "bn"),)
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int = 1) -> None:
         super().__init__()
@@ -30,9 +33,9 @@ class ConvNorm(nn.Module):
 
 
 class ContextFusion(nn.Module):
-    """fused = embed(local) ∘ resize(hard_sigmoid(embed(context))): the context opens or closes every pixel.
+    """fused = embed(local) ∘ resize(hard_sigmoid(embed(context))): the context gates the local features.
 
-    Shape: local [B, C, h, w], context [B, C, h', w'] -> [B, D, h, w]; the gate is taken *before* the resize.
+    Shape: local [B, C, h, w], context [B, C, h', w'] -> [B, D, h, w]; the hard sigmoid comes *before* the resize.
     """
 
     def __init__(self, *, channels: int, width: int) -> None:
@@ -47,13 +50,13 @@ class ContextFusion(nn.Module):
 
 
 class SpatialFeatureReconstruction(nn.Module):
-    """From the coarsest scale to the finest: add what came down, calibrate with an RCM, fuse with the context.
+    """From the coarsest scale to the finest: add the upsampled coarser map, calibrate with an RCM, fuse with context.
 
     Args:
-        channels: widths (C2, C3, C4) of pyramid and context.
-        width: D, the width of every fused map.
-        strip_kernel, local_kernel: of the three RCMs.
-        make_block: channels -> a module [B, C, h, w] -> [B, C, h, w] that stands in for each RCM; None is the RCM.
+        channels: (C2, C3, C4) of pyramid and context.
+        width: D, the number of channels of every fused map.
+        strip_kernel: of the three RCMs.
+        make_block: channels -> a module [B, C, h, w] -> [B, C, h, w] that replaces each RCM; None builds RCMs.
 
     Shape: pyramid [c2, c3, c4], context [p2, p3, p4] -> fused_2 [B, D, h2, w2] at stride 8.
     """
@@ -64,13 +67,12 @@ class SpatialFeatureReconstruction(nn.Module):
         channels: Sequence[int],
         width: int = 128,
         strip_kernel: int = 11,
-        local_kernel: int = 3,
-        make_block: Callable[[int], nn.Module] | None = None,
+        make_block: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels[:-1])  # what comes down: D -> C2, C3
-        make = make_block or rcm_maker(strip_kernel=strip_kernel, local_kernel=local_kernel)
-        self.calibrate = nn.ModuleList(make(c) for c in channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels[:-1])  # D -> C2, C3
+        make = make_block or partial(RectangularSelfCalibrationModule, strip_kernel=strip_kernel)
+        self.calibrate = nn.ModuleList(make(channels=c) for c in channels)
         self.fuse = nn.ModuleList(ContextFusion(channels=c, width=width) for c in channels)
 
     def forward(self, pyramid: Sequence[Tensor], context: Sequence[Tensor]) -> Tensor:

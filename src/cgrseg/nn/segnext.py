@@ -1,4 +1,4 @@
-"""SegNeXt's decoder, the paper's nearest rival (Tables 1-3, 7): three scales side by side, then Hamburger."""
+"""SegNeXt's decoder (Tables 1-3, 7): the concatenated pyramid, then Hamburger (matrix factorisation)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RANK = 16  # of the factorisation in the released T and S
 
 
 class NoContext(nn.Module):
-    """Nothing is extracted: pyramid -> []."""
+    """SegNeXt has no pyramid context: pyramid -> []."""
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         return []
 
 
 class Concatenation(nn.Module):
-    """The pyramid at stride 8, side by side, 1×1 to D.
+    """The pyramid resized to stride 8 and concatenated, then 1×1 to D.
 
     Args:
         channels: widths (C2, C3, C4).
@@ -46,7 +46,7 @@ class HamburgerHead(nn.Module):
     Args:
         channels: D.
         num_classes: K.
-        dropout: share of channels dropped before the classifier, while training.
+        dropout: share of channels dropped before the classifier during training.
 
     Shape: [B, D, h, w] -> [B, K, h, w].
     """
@@ -73,15 +73,15 @@ def convolution_group_norm(in_channels: int, out_channels: int) -> nn.Sequential
     )
 
 
-STEPS = {True: 6, False: 7}  # of the factorisation, while training and after
+STEPS = {True: 6, False: 7}  # of the factorisation: training and evaluation
 TINY = 1e-6
 
 
 class MatrixFactorisation(nn.Module):
     """Non-negative factorisation by multiplicative updates: x ≈ bases · coefficientsᵀ, of rank R.
 
-    The updates are not differentiated; one more of the coefficients, at their end, is. The start values of the
-    bases are drawn once and stay with the weights, so that a photo always gives the same result.
+    Only one last update of the coefficients is differentiated. The initial bases are drawn once and saved with the
+    weights, so an image always gives the same result.
 
     Args:
         channels: D.

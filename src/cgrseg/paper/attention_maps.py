@@ -1,4 +1,4 @@
-"""What the network sees in a photo: the stages of one RCA's attention (Fig. 3), and the class embedding (Fig. 4)."""
+"""The stages of the attention of one RCA on an image (Fig. 3), and the class embedding (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cgrseg.inference.network import Network, evaluation_mode
+from cgrseg.inference.predictor import Predictor
 from cgrseg.nn import CGRSeg, RectangularSelfCalibrationAttention
 from cgrseg.nn.prototype import PrototypeGate
 from cgrseg.nn.reconstruction import resize
-from cgrseg.preprocessing import Preprocessing
 
 Photo = np.ndarray[Any, np.dtype[np.uint8]]
 Heat = np.ndarray[Any, np.dtype[np.float32]]
-SEATS = "context.0 … context.N-1 (coarse, stride 64), reconstruction.0, .1, .2 (strides 8, 16, 32)"
+LAYERS = "context.0 … context.N-1 (coarse, stride 64), reconstruction.0, .1, .2 (strides 8, 16, 32)"
 
 
 @dataclass(frozen=True)
 class Stages:
-    """One RCA's way from a photo to its attention, each [H, W] at the photo's size.
+    """The steps of one RCA, each [H, W] at the size of the image.
 
     Args:
-        area: the axial sum, the rectangle that the strips see.
+        area: the axial sum, the input of the strips.
         horizontal, vertical: after the first strip convolution (before its BatchNorm), and after the second.
         attention: the sigmoid of that, 0 … 1.
     """
@@ -39,7 +40,7 @@ def find_attention(model: CGRSeg, layer: str) -> RectangularSelfCalibrationAtten
     """The RCA at "context.2" or "reconstruction.0" (its stride-8 one).
 
     Raises:
-        ValueError: there is none at that place.
+        ValueError: there is none.
     """
     part, _, number = layer.partition(".")
     rows: Any = {
@@ -47,7 +48,7 @@ def find_attention(model: CGRSeg, layer: str) -> RectangularSelfCalibrationAtten
         "reconstruction": getattr(model.reconstruction, "calibrate", ()),
     }.get(part, ())
     if not number.isdecimal() or int(number) >= len(rows):
-        raise ValueError(f"--layer {layer}: this model has no such block; there are {SEATS}")
+        raise ValueError(f"--layer {layer}: this model has no such block; there are {LAYERS}")
     rca = getattr(rows[int(number)], "token_mixer", None)
     if not isinstance(rca, RectangularSelfCalibrationAttention) or len(rca.excite) == 1:
         raise ValueError(
@@ -58,10 +59,10 @@ def find_attention(model: CGRSeg, layer: str) -> RectangularSelfCalibrationAtten
 
 @torch.inference_mode()
 def attention_stages(model: CGRSeg, photo: Photo, layer: str, *, channel: int | None = None) -> Stages:
-    """The stages of the attention at `layer` for a photo.
+    """The stages of the attention at `layer` for an image.
 
     Args:
-        model: in evaluation mode, with its .preprocessing.
+        model: any mode; it is not changed.
         photo: uint8 RGB [H, W, 3].
         layer: see `find_attention`.
         channel: one channel; None is the mean over all.
@@ -92,7 +93,7 @@ def attention_stages(model: CGRSeg, photo: Photo, layer: str, *, channel: int | 
 
 @torch.inference_mode()
 def class_embedding(model: CGRSeg, photo: Photo) -> Heat:
-    """How much each class counts in the DPG head's view of a photo (eq. 6): float [K], its sum 1.
+    """The class weights of the DPG head for an image (eq. 6): float [K], sum 1.
 
     Raises:
         ValueError: the model has another head.
@@ -107,9 +108,9 @@ def class_embedding(model: CGRSeg, photo: Photo) -> Heat:
 
 
 def _run(model: CGRSeg, photo: Photo) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Run the model on a photo: (height, width) of the photo within its input, and of the input."""
-    preprocessing: Preprocessing = getattr(model, "preprocessing", None) or Preprocessing()
-    image, valid = preprocessing.prepare(photo)
-    weight = next(model.parameters())
-    model.eval()(image[None].to(weight.device, weight.dtype))
-    return valid, (image.shape[1], image.shape[2])
+    """Run the model on an image: (height, width) of the image within its input, and of the input."""
+    predictor = Predictor(Network.of(model))
+    prepared = predictor.prepare(photo)
+    with evaluation_mode(model):
+        predictor.network(prepared.image[None])
+    return prepared.valid, (prepared.image.shape[1], prepared.image.shape[2])

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from published and measured numbers and from real weights, at the width of a column."""
+"""The paper's figures from published and measured numbers and from weights, one column wide."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import save_figure
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import ModelSpec
 
 from .attention_maps import Heat, Photo, Stages
 from .published import published
-from .tables import Measured, cost_of, same_architecture, spec_of
+from .tables import Measured, cost_of, spec_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 4,
 }
 OURS, THEIRS, MEASURED = "#c1272d", "#3b6fa8", "#111111"
-FAMILIES = ("CGRSeg", "SegNeXt", "Segformer", "FeedFormer")  # drawn as lines, from their smallest to their largest
+FAMILIES = ("CGRSeg", "SegNeXt", "Segformer", "FeedFormer")  # drawn as lines from small to large
 BARS = 12
 
 
@@ -38,8 +38,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
     for path in paths:
-        with atomic_write(path) as temporary, rc_context(STYLE):
-            figure.savefig(temporary, dpi=300)
+        with rc_context(STYLE):
+            save_figure(figure, path, dpi=300)
     return paths
 
 
@@ -50,9 +50,9 @@ def _figure(height: float, width: float = COLUMN) -> Figure:
 
 
 def frontier(measured: Sequence[Measured] = ()) -> Figure:
-    """Figure 1: mIoU on ADE20K over operations, as published; what was measured here is marked apart.
+    """Figure 1: mIoU on ADE20K over operations, as published; our measurements have their own marks.
 
-    Where there are measured latencies, a second panel has the same mIoU, published or measured, over our latency.
+    With measured latencies, a second panel shows the same mIoU over our latency.
     """
     from matplotlib import rc_context
 
@@ -114,7 +114,7 @@ def _over_operations(axes: Any, measured: Sequence[Measured]) -> None:
     axes.grid(alpha=0.3, linewidth=0.4)
 
 
-# Where a name would stand on another.
+# Placement of names that would overlap.
 TO_THE_LEFT = ("LRFormer-T", "Seaformer-L", "PEM-STDC2", "SegNeXt-S", "SegNeXt-T", "FeedFormer-B0", "FeedFormer-B2")
 BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": -8}
 
@@ -124,7 +124,7 @@ def _over_latency(axes: Any, latencies: Mapping[ModelSpec, float]) -> None:
         spec = spec_of(row)
         if spec is None:
             continue
-        latency = next((ms for key, ms in latencies.items() if same_architecture(key, spec)), None)
+        latency = next((ms for key, ms in latencies.items() if key.same_architecture(spec)), None)
         if latency is None:
             continue
         ours = spec.name.startswith("cgrseg")
@@ -138,15 +138,15 @@ def _over_latency(axes: Any, latencies: Mapping[ModelSpec, float]) -> None:
         axes.annotate(
             row.method, (latency, row.miou), xytext=(5, 0), textcoords="offset points", fontsize=5.5, va="center"
         )
-    axes.set(xlabel="latency measured here, ms a photo", ylabel="mIoU on ADE20K, % (published)")
+    axes.set(xlabel="latency measured here, ms per image", ylabel="mIoU on ADE20K, % (published)")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.3, linewidth=0.4)
 
 
 def attention(photo: Photo, stages: Stages, layer: str) -> Figure:
-    """Figure 3: the photo, then over it each stage of one RCA's attention, dark blue low and yellow high.
+    """Figure 3: the image, then each stage of one RCA's attention over it, from dark blue (low) to yellow (high).
 
-    Each map is stretched to its own range, which is printed under it.
+    Each map is scaled to its own range, which is printed below it.
     """
     from matplotlib import rc_context
 
@@ -178,7 +178,7 @@ def attention(photo: Photo, stages: Stages, layer: str) -> Figure:
 
 
 def classes(weights: Heat, labels: LabelSpace, areas: dict[str, float]) -> Figure:
-    """Companion of Figure 4: the class embedding of a photo as bars, and each class's share of the label map."""
+    """For Figure 4: the class embedding of an image as bars, and the share of each class in the label map."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -198,10 +198,10 @@ def classes(weights: Heat, labels: LabelSpace, areas: dict[str, float]) -> Figur
 
 
 def predictions(rows: Sequence[tuple[Photo, Any, Any, Any]], labels: LabelSpace, names: Sequence[str]) -> Figure:
-    """Figure 5: a row a photo, with photo, truth, and what each of two models says; the classes below.
+    """Figure 5: one row per image with image, mask, and the predictions of two models; a legend below.
 
     Args:
-        rows: (photo [H, W, 3], truth, ours, peer's label map, each [H, W]); what is no class is black.
+        rows: (image [H, W, 3], mask, label map of each model, [H, W]); ignored pixels are black.
         labels: names and colours.
         names: the two models' titles.
     """
@@ -226,7 +226,7 @@ def predictions(rows: Sequence[tuple[Photo, Any, Any, Any]], labels: LabelSpace,
             for axes in line:
                 axes.set_xticks([])
                 axes.set_yticks([])
-        for axes, title in zip(grid[0], ("photo", "truth", *names), strict=True):
+        for axes, title in zip(grid[0], ("image", "mask", *names), strict=True):
             axes.set_title(title)
         patches = [Patch(color=palette[label] / 255, label=labels.names[label]) for label in present]
         figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=6, frameon=False)

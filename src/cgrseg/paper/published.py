@@ -1,4 +1,4 @@
-"""What the paper prints: every row of its ten tables, typed, from published.yaml."""
+"""The paper's ten tables as printed, from published.yaml."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import yaml
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. What the paper does not print is None.
+    """One row of a table; None for values that the paper does not print.
 
     Args:
-        method: its label; None where the text lost it.
+        method: its label; None if the text extraction lost it.
         miou: in %.
         flops_g, params_m: operations by the paper's counter in 1e9, parameters in 1e6.
         images_per_second: on one V100.
-        venue, reference, backbone: where the method is from, its number in the references, its encoder.
-        lost: what of the label the text lost, and what else tells it.
-        ours: the name and the spec's fields with which `create_model` builds it; None where nothing here does.
+        venue, reference, backbone: of the method; its number in the references; its encoder.
+        lost: the part of the label that the text extraction lost, and how it was identified.
+        ours: name and spec fields for `create_model`; None if it cannot be built here.
     """
 
     method: str | None
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: its number, what it compares, on which dataset and how scored (`cgrseg val --mode`)."""
+    """One table: number, title, dataset, and mode of evaluation (`cgrseg val --mode`)."""
 
     number: int
     title: str
@@ -57,6 +57,6 @@ def published() -> tuple[Table, ...]:
 
 
 def speeds() -> dict[str, float]:
-    """Images a second on a V100 of Table 1, by the name of the variant that is built for the row."""
+    """Images per second on a V100 in Table 1, by variant."""
     rows = published()[0].rows
     return {row.ours["model"]: row.images_per_second for row in rows if row.ours and row.images_per_second}

@@ -1,4 +1,4 @@
-"""A study: arms x seeds through the training loop, then what each claim is worth at this size."""
+"""A study: train arms x seeds, then test each claim."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import write_file
 from cgrseg.training.config import TrainConfig
 from cgrseg.weights.artifact import describe
 
@@ -24,17 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIELDS = ("title", "train", "arms", "seeds", "claims")
-# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them the normal's.
-T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-)
 Scores = dict[tuple[str, int], float]  # (arm, seed) -> mIoU in %
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`better` is said to score higher than `worse`, two arms."""
+    """The claim that the arm `better` scores higher than the arm `worse`."""
 
     say: str
     better: str
@@ -43,13 +37,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says.
+    """The content of a study file.
 
     Args:
         title: one line.
-        arms: name -> its training configuration, but for folder and seed.
-        seeds: each arm is trained once a seed; arms are compared seed by seed.
-        claims: what is tested.
+        arms: name -> training configuration, without folder and seed.
+        seeds: each arm is trained once per seed; arms are compared seed by seed.
+        claims: to be tested.
     """
 
     title: str
@@ -58,7 +52,7 @@ class Study:
     claims: tuple[Claim, ...]
 
     def cells(self, out: Path) -> list[tuple[str, int, TrainConfig]]:
-        """Every (arm, seed, configuration), all arms of a seed together, so that an unfinished study has pairs."""
+        """Every (arm, seed, configuration), seed by seed, so that an unfinished study has pairs."""
         return [
             (arm, seed, dataclasses.replace(config, out=str(out / arm / f"seed-{seed}"), seed=seed))
             for seed in self.seeds
@@ -67,26 +61,29 @@ class Study:
 
 
 def read_study(path: Path, **overrides: Any) -> Study:
-    """Read a study file; `overrides` go over the training configuration of every arm.
+    """Read a study file; `overrides` change the training configuration of every arm.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no study; the message says what is wrong.
+        FileNotFoundError, ValueError: there is no such file, or it is not a study.
     """
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(table, dict) or set(table) != set(FIELDS):
-        raise ValueError(f"{path} is no study: it must have the fields {', '.join(FIELDS)} and no others")
+        raise ValueError(f"{path} is not a study: it must have the fields {', '.join(FIELDS)} and no others")
     arms = {}
     for name, changes in table["arms"].items():
         fields = _merged(table["train"], changes or {})
-        arms[name] = _config(_merged(fields, overrides), f"{path}: arm {name}")
+        try:
+            arms[name] = TrainConfig.from_dict({**_merged(fields, overrides), "out": "."})
+        except ValueError as error:
+            raise ValueError(f"{path}: arm {name}: {error}") from error
     claims = tuple(Claim(**claim) for claim in table["claims"])
     for claim in claims:
         for arm in (claim.better, claim.worse):
             if arm not in arms:
-                raise ValueError(f"{path}: the claim {claim.say!r} names {arm!r}, which is no arm: add it")
+                raise ValueError(f"{path}: the claim {claim.say!r} names {arm!r}, which is not an arm: add it")
     seeds = tuple(table["seeds"])
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"{path}: seeds are {list(seeds)}: give one or more, each once")
@@ -94,7 +91,7 @@ def read_study(path: Path, **overrides: Any) -> Study:
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Dictionaries within are merged, too."""
+    """A recursive update."""
     merged = dict(base)
     for key, value in changes.items():
         within = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -102,29 +99,20 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _config(fields: dict[str, Any], where: str) -> TrainConfig:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainConfig, "config")
-    try:
-        chosen = parser.instantiate(parser.parse_object({"config": {**fields, "out": "."}})).config
-    except Exception as error:  # jsonargparse has no one type for it
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
-    return chosen if isinstance(chosen, TrainConfig) else TrainConfig(**vars(chosen))
-
-
-def run(study: Study, out: Path, train: Callable[..., Any], report: Callable[[str], None]) -> Scores:
-    """Train what is not finished yet, score by score; the table and the plot in `out` are renewed after each.
+def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
+    """Train all cells that are not finished; table and plot in `out` are updated after each.
 
     Args:
-        study: what to train.
-        out: its folder; each cell's run folder is ARM/seed-N in it.
-        train: `cgrseg.training.loop.train`.
-        report: told a line a cell.
+        study: the arms, seeds and claims.
+        out: folder of the study; the run folder of a cell is ARM/seed-N.
+        report: called with one line per cell.
 
     Raises:
-        ValueError: a cell's folder holds a run of another configuration.
-        Stopped: a cell was asked to stop; the same call goes on from there.
+        ValueError: the folder of a cell has a run of another configuration.
+        Stopped: by a signal; the same call continues.
     """
+    from cgrseg.training.loop import train
+
     cells = study.cells(out)
     for _, _, config in cells:
         written = Path(config.out) / "config.yaml"
@@ -135,15 +123,15 @@ def run(study: Study, out: Path, train: Callable[..., Any], report: Callable[[st
         if not finished:
             train(config, resume=True)
             write_report(study, read_scores(study, out), out)
-        there = ", was there" if finished else ""
-        report(f"{number}/{len(cells)} {arm}, seed {seed}: {finished_score(config):.2f} %{there}")
+        before = ", finished before" if finished else ""
+        report(f"{number}/{len(cells)} {arm}, seed {seed}: {finished_score(config):.2f} %{before}")
     scores = read_scores(study, out)
     write_report(study, scores, out)
     return scores
 
 
 def finished_score(config: TrainConfig) -> float | None:
-    """mIoU in % of a finished cell's last weights on the test split (val, if there is none), else None."""
+    """mIoU in % of a finished cell's last weights on the test split (or val); None if it is not finished."""
     weights = Path(config.out) / "last.safetensors"
     if not weights.is_file():
         return None
@@ -152,22 +140,22 @@ def finished_score(config: TrainConfig) -> float | None:
 
 
 def read_scores(study: Study, out: Path) -> Scores:
-    """The scores of all cells that are finished."""
+    """The scores of all finished cells."""
     found = {(arm, seed): finished_score(config) for arm, seed, config in study.cells(out)}
     return {cell: score for cell, score in found.items() if score is not None}
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean of the values and half the width of its 95 % interval (Student's t; NaN for fewer than two)."""
+    """Mean and half the width of its 95 % interval (Student's t; NaN for fewer than two values)."""
     if len(values) < 2:
         return (values[0] if values else math.nan), math.nan
-    freedom = len(values) - 1
-    quantile = T[freedom - 1] if freedom <= len(T) else 1.96
-    return mean(values), quantile * stdev(values) / math.sqrt(len(values))
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    return mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def differences(claim: Claim, seeds: tuple[int, ...], scores: Scores) -> list[float]:
-    """`better` minus `worse`, seed by seed, in points of mIoU; seeds that lack one of them are left out."""
+    """`better` minus `worse` per seed in points of mIoU; seeds without both are left out."""
     return [
         scores[claim.better, seed] - scores[claim.worse, seed]
         for seed in seeds
@@ -176,7 +164,7 @@ def differences(claim: Claim, seeds: tuple[int, ...], scores: Scores) -> list[fl
 
 
 def verdict(values: list[float]) -> str:
-    """What paired differences say: "holds" or "does not" where their 95 % interval leaves 0 out, else "undecided"."""
+    """Of paired differences: "holds" or "does not" if their 95 % interval excludes 0, otherwise "undecided"."""
     middle, half = interval(values)
     if math.isnan(half) or abs(middle) <= half:
         return "undecided"
@@ -195,7 +183,7 @@ def text_report(study: Study, scores: Scores) -> str:
         values = [scores[arm, seed] for seed in study.seeds if (arm, seed) in scores]
         cells = [f"{scores[arm, seed]:.2f}" if (arm, seed) in scores else "" for seed in study.seeds]
         lines.append(f"| {arm} | {' | '.join(cells)} | {_spread(values)} |")
-    lines += ["", "mIoU in %. Intervals: Student's t over the seeds, each claim by itself, paired by seed.", ""]
+    lines += ["", "mIoU in %. Intervals: Student's t over the seeds; claims are tested separately, paired by seed.", ""]
     lines += ["| claim | arms | difference, 95 % interval | seeds | verdict |", "|---|---|---:|---:|---|"]
     for claim in study.claims:
         values = differences(claim, study.seeds, scores)
@@ -212,23 +200,21 @@ def _spread(values: list[float], sign: str = "") -> str:
 
 
 def write_report(study: Study, scores: Scores, out: Path) -> None:
-    """study.md, study.csv (a row a cell), study.png and study.svg in `out`."""
+    """Write study.md, study.csv (a row per cell), study.png and study.svg to `out`."""
     from .figures import save
 
-    with atomic_write(out / "study.md") as temporary:
-        temporary.write_text(text_report(study, scores), encoding="utf-8")
+    write_file(out / "study.md", text_report(study, scores))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(
         [("arm", "seed", "miou"), *((*cell, miou) for cell, miou in scores.items())]
     )
-    with atomic_write(out / "study.csv") as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_file(out / "study.csv", text.getvalue())
     if scores:
         save(plot(study, scores), out, "study")
 
 
 def plot(study: Study, scores: Scores) -> Figure:
-    """Two panels, a line an arm and a line a claim: a dot a seed, the mean, and its 95 % interval."""
+    """Two panels, arms and claims: a dot per seed, the mean, and its 95 % interval."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The paper's tables with ours beside them. Our columns hold only what was counted or measured here, never a print."""
+"""The paper's tables with our numbers beside them. Our columns have only what was counted or measured here."""
 
 from __future__ import annotations
 
@@ -9,32 +9,28 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cgrseg.measure.complexity import Cost, complexity
-from cgrseg.measure.report import read_report
-from cgrseg.nn import VARIANTS, ModelSpec, build
+from cgrseg.description import VARIANTS, ModelSpec
 
 from .published import Row, Table
 
-FREE_FIELDS = ("num_classes", "dropout", "drop_path", "bias_mode")  # leave the architecture as it is
-DATASETS = {"coco-stuff10k": "coco-stuff", "coco-stuff164k": "coco-stuff"}  # format of the data -> the paper's name
+DATASETS = {"coco-stuff10k": "coco-stuff", "coco-stuff164k": "coco-stuff"}  # format of the data -> name in the paper
 PAPER, OURS = "paper", "ours"
-SIZE = (512, 512)  # of the photo, for the paper's operations and speeds
+SIZE = (512, 512)  # of the image, for operations and speeds
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured here of one architecture.
+    """Measurements of one architecture.
 
     Args:
-        spec: which.
+        spec: the architecture.
         images_per_second: from a benchmark file, at the best batch.
-        latency_ms: of the network, for one photo, from a benchmark file.
-        miou: in %, by (dataset in the paper's name, mode of evaluation).
+        latency_ms: of the network for one image, from a benchmark file.
+        miou: in %, by (dataset as named in the paper, mode of evaluation).
     """
 
     spec: ModelSpec
@@ -44,25 +40,46 @@ class Measured:
 
 
 def spec_of(row: Row) -> ModelSpec | None:
-    """The architecture that a row is, if it can be built here."""
+    """The architecture of a row, if it can be built here."""
     if row.ours is None:
         return None
     fields = {key: value for key, value in row.ours.items() if key != "model"}
     return dataclasses.replace(VARIANTS[row.ours["model"]], **fields)
 
 
-def same_architecture(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether two specs differ at most in what leaves the architecture as it is."""
-    free = {field: getattr(one, field) for field in FREE_FIELDS}
-    return one == dataclasses.replace(other, **free)
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Parameters, operations by the paper's counter and true multiply-adds, at 512x512 and 150 classes."""
+
+    parameters: int
+    paper_flops: int
+    macs: int
 
 
 @cache
-def cost_of(spec: ModelSpec) -> Cost:
-    """Parameters and operations at 512x512 and 150 classes, as the paper counts."""
-    fields = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("name", "num_classes")}
+def counts() -> dict[ModelSpec, Counts]:
+    """The counts of all rows that can be built here, from counts.json. A test compares them with the models."""
+    text = resources.files("cgrseg.paper").joinpath("counts.json").read_text(encoding="utf-8")
+    return {ModelSpec(**entry["spec"]): Counts(**entry["counts"]) for entry in json.loads(text)}
+
+
+def cost_of(spec: ModelSpec) -> Counts:
+    """The counts of an architecture; one that is not in counts.json is built and counted."""
+    free: dict[str, Any] = {"num_classes": 150, "dropout": 0.1, "drop_path": None, "bias_mode": "relative"}
+    spec = dataclasses.replace(spec, **free)
+    return counts().get(spec) or count(spec)
+
+
+def count(spec: ModelSpec) -> Counts:
+    """Build a model on the meta device and count it."""
+    import torch
+
+    from cgrseg.measure.complexity import complexity
+    from cgrseg.nn import CGRSeg
+
     with torch.device("meta"):
-        return complexity(build(spec.name, num_classes=150, **fields)).total
+        total = complexity(CGRSeg(spec=spec)).total
+    return Counts(total.parameters, total.paper_flops, total.macs)
 
 
 def heading(table: Table) -> list[str]:
@@ -74,16 +91,16 @@ def heading(table: Table) -> list[str]:
 
 
 def lines(table: Table, measured: Sequence[Measured] = ()) -> list[list[str]]:
-    """The cells of a table, a list a row in the order of `heading`; "" where there is no number.
+    """The cells of a table, one list per row in the order of `heading`; "" if there is no number.
 
-    Ours are rounded to the digits that the paper prints.
+    Ours are rounded to as many digits as the paper prints.
     """
     return [_line(row, table, measured) for row in table.rows]
 
 
 def _line(row: Row, table: Table, measured: Sequence[Measured]) -> list[str]:
     spec = spec_of(row)
-    found = [one for one in measured if spec is not None and same_architecture(one.spec, spec)]
+    found = [one for one in measured if spec is not None and one.spec.same_architecture(spec)]
     speeds = [one.images_per_second for one in found if one.images_per_second is not None]
     scores = [one.miou[table.dataset, table.mode] for one in found if (table.dataset, table.mode) in one.miou]
     cost = cost_of(spec) if spec is not None else None
@@ -101,7 +118,7 @@ def _line(row: Row, table: Table, measured: Sequence[Measured]) -> list[str]:
 
 
 def _columns(table: Table) -> list[tuple[str, str, str, int]]:
-    """(name, unit, field, digits) of what a table compares; parameters and operations always stand there for ours."""
+    """(name, unit, field, digits) of the columns."""
     fine = table.number in (4, 5, 8)
     columns = [
         ("mIoU", ", %", "miou", 2 if table.number in (4, 8, 9, 10) else 1),
@@ -116,8 +133,8 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def title(table: Table) -> str:
-    """One line that says what the table is."""
-    scale = ", multi-scale and mirrored" if table.mode == "tta" else ""
+    """The title in one line."""
+    scale = ", multi-scale and flip" if table.mode == "tta" else ""
     return f"Table {table.number}: {table.title.lower()}, {table.dataset}{scale}"
 
 
@@ -141,20 +158,22 @@ def render(table: Table, measured: Sequence[Measured], form: str) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 1) + (":" if index else "-") for index, width in enumerate(widths)) + "|"
     lost = [
-        f"- {row.method or 'the row of ' + str(row.miou)}: the text lost {row.lost}" for row in table.rows if row.lost
+        f"- {row.method or 'the row of ' + str(row.miou)}: the text extraction lost {row.lost}"
+        for row in table.rows
+        if row.lost
     ]
     return "\n".join([f"## {title(table)}", "", bars[0], rule, *bars[1:], *([""] if lost else []), *lost]) + "\n"
 
 
 def read_scores(place: Path) -> list[Measured]:
-    """What `cgrseg val --out` wrote: a scores.json, or all within a folder, the oldest first.
+    """Reports of `cgrseg val --out`: a scores.json, or all in a folder, the oldest first.
 
     Raises:
-        ValueError: none is there, or one is no such file.
+        ValueError: there is none, or one is not such a file.
     """
     paths = [place] if place.is_file() else sorted(place.rglob("scores.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
-        raise ValueError(f"--scores {place} holds no scores.json: give a folder that `cgrseg val --out` wrote")
+        raise ValueError(f"--scores {place} has no scores.json: give a folder that `cgrseg val --out` wrote")
     return [_read_score(path) for path in paths]
 
 
@@ -168,13 +187,13 @@ def _read_score(path: Path) -> Measured:
 
 
 def read_speeds(path: Path) -> list[Measured]:
-    """The architectures of a report of `cgrseg benchmark`, each with its best throughput and latency there.
-
-    Models that are not ours are passed over.
+    """Our architectures in a report of `cgrseg benchmark`, each with its best throughput and latency.
 
     Raises:
-        ValueError: it is no such file, is of another size than 512x512, or holds no model of ours.
+        ValueError: it is not such a file, has another size than 512x512, or has none of our models.
     """
+    from cgrseg.measure.report import read_report
+
     report, found = read_report(path), dict[ModelSpec, Measured]()
     if (size := tuple(report["settings"]["size"])) != SIZE:
         raise ValueError(f"--speed {path} was measured at {size[0]}x{size[1]}, the paper at 512x512: measure it there")
@@ -187,7 +206,7 @@ def read_speeds(path: Path) -> list[Measured]:
             speed, latency = max(speed, known.images_per_second or 0), min(latency, known.latency_ms or latency)
         found[spec] = Measured(spec=spec, images_per_second=speed, latency_ms=latency)
     if not found:
-        raise ValueError(f"--speed {path} holds no model of ours: measure one, such as `cgrseg benchmark cgrseg_t`")
+        raise ValueError(f"--speed {path} has none of our models: measure one, for example `cgrseg benchmark cgrseg_t`")
     return list(found.values())
 
 
@@ -195,4 +214,4 @@ def _json(path: Path, maker: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: give one of {maker}") from error
+        raise ValueError(f"{path} is not a JSON file: give one of {maker}") from error

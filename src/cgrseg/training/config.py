@@ -1,4 +1,4 @@
-"""What decides a training run, as typed plain data: a recipe is this in YAML, and every field is a flag."""
+"""The configuration of a training run as typed plain data: a recipe is this in YAML, and every field is a flag."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cgrseg.data.settings import Augmentation, Format
+from cgrseg.typed import build
 
-# These may differ between a run and its resumption: none of them changes a number.
+# These may differ when a run is resumed: none of them changes a number.
 FREE_TO_CHANGE = ("out", "workers", "loggers", "log_every")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule. The defaults suit training from scratch; recipes/ has the paper's.
+    """AdamW and its schedule. The defaults are for training from scratch; recipes/ has the paper's.
 
     Args:
         lr: peak learning rate of the encoder.
-        head_lr: what is multiplied onto it for context, reconstruction and head.
+        head_lr: factor of the rate for context, reconstruction and head.
         weight_decay: of kernels.
-        warmup: steps up to the peak; null for a twentieth of the run, at most 1500.
+        warmup: warm-up steps; null for a twentieth of the run, at most 1500.
         power: of the decay to zero, (1 - step/steps)^power.
-        groups: "clean" frees norms, biases and scales from decay; "official" chooses by substrings of the
-            released keys, as the paper's training did.
-        clip: largest norm of the gradient; null for no limit.
-        ema: decay of the exponential moving average that is scored and saved; null for none.
+        groups: "clean" applies no decay to norms, biases and scales; "official" chooses by substrings of the
+            released keys, as in the paper's training.
+        clip: maximum norm of the gradient; null for no limit.
+        ema: decay of the exponential moving average of the weights, which is evaluated and saved; null for none.
     """
 
     lr: float = 1e-3
@@ -46,20 +47,20 @@ class OptimConfig:
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"optim.clip is {self.clip}: it must be positive, or null for no limit")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"optim.ema is {self.ema}: it must lie between 0 and 1, such as 0.999, or be null")
+            raise ValueError(f"optim.ema is {self.ema}: it must be between 0 and 1, such as 0.999, or be null")
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised, at full crop size.
+    """The loss, at full crop size.
 
     Args:
         kind: "cross_entropy"; "ohem", cross-entropy on the hardest pixels; "focal", (1 - p)^2 · cross-entropy.
-        dice: weight of the dice loss that is added.
-        mean: over the "valid" pixels, or over "all" with the ignored ones counted, as in the paper's training.
+        dice: weight of an additional dice loss.
+        mean: over the "valid" pixels, or over "all" pixels including ignored ones, as in the paper's training.
         class_weights: "balanced" is 1 / log(1.1 + share of the pixels), scaled to mean 1.
-        label_smoothing: share of the target that is spread over all classes.
-        teacher: weight of the cross-entropy against the stored predictions of another network (`teacher` of the run).
+        label_smoothing: share of the target that is distributed over all classes.
+        teacher: weight of the cross-entropy against the stored logits of another network (`teacher` of the run).
     """
 
     kind: Literal["cross_entropy", "ohem", "focal"] = "cross_entropy"
@@ -71,7 +72,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"loss.label_smoothing is {self.label_smoothing}: it must lie in 0 … 1")
+            raise ValueError(f"loss.label_smoothing is {self.label_smoothing}: it must be from 0 to 1")
         if self.dice < 0:
             raise ValueError(f"loss.dice is {self.dice}: it must be 0 or more")
         if self.kind != "cross_entropy" and self.label_smoothing:
@@ -80,38 +81,38 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run.
+    """A training run.
 
     Args:
         out: the run folder.
-        data: the dataset's folder; null draws synthetic scenes.
-        format: how the dataset is laid out.
+        data: the dataset's folder; null generates synthetic scenes.
+        format: the dataset's format.
         teacher: a folder with one NAME.npy per training image, the logits [K, h, w] of another network.
-        model: cgrseg_t, cgrseg_b, cgrseg_l or cgrseg_n.
+        model: a name of `cgrseg.list_models()`.
         spec: any other field of the model's spec, such as `bias_mode: official`.
-        init: weights to start from: a weights file or bundled name, a released checkpoint, ImageNet encoder
-            weights, or "imagenet" (through the hub); a classifier of another size starts fresh.
-        freeze: "encoder" trains the rest alone.
+        init: initial weights: a weights file or bundled name, a released checkpoint, a state dict, ImageNet weights of
+            the encoder, or "imagenet"; a classifier with another number of classes starts fresh.
+        freeze: "encoder" trains only the other parts.
         steps: optimizer steps.
-        batch: crops a step, over all processes.
-        accumulate: passes that a step is split into, for less memory.
-        augment: how a photo becomes a crop.
+        batch: crops per step, over all processes.
+        accumulate: number of passes per step, to save memory.
+        augment: how an image becomes a crop.
         optim: the optimizer.
         loss: the loss.
-        precision: of the arithmetic; weights stay float32 ("fp64": all in float64, for checks). "auto" is bf16 on
-            devices that compute in it, else fp32: a CPU that must imitate bf16 is ten times slower with it.
-        channels_last: memory order of the maps.
-        compile: with torch.compile.
-        val_every: steps between scores on the val split; null for a tenth of the run.
+        precision: of the arithmetic; weights stay float32 ("fp64": everything in float64, for checks). "auto" is bf16
+            on devices that have it, otherwise fp32: emulating bf16 takes ten times as long.
+        channels_last: memory format of the feature maps.
+        compile: use torch.compile.
+        val_every: steps between evaluations on the val split; null for a tenth of the run.
         save_every: steps between resumable states.
-        log_every: steps between lines of the log.
-        skip_limit: unreadable pairs that are replaced before the run stops.
-        loggers: more places for the log: tensorboard, wandb.
-        seed: every sample, start value and dropout mask is a function of it.
-        workers: processes a trainer that read and crop.
-        device: auto, cpu or cuda.
-        devices: processes on this machine, one a GPU.
-        nodes: machines; each is started with the same command and MASTER_ADDR, MASTER_PORT and NODE_RANK.
+        log_every: steps between log lines.
+        skip_limit: number of unreadable pairs that are replaced before the run stops.
+        loggers: additional loggers: tensorboard, wandb.
+        seed: determines every sample, initial value and dropout mask.
+        workers: data loading processes per trainer.
+        device: auto, cpu, cuda or cuda:N.
+        devices: processes on this machine, one per GPU.
+        nodes: machines; start the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
     """
 
     out: str
@@ -138,7 +139,7 @@ class TrainConfig:
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     seed: int = 0
     workers: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     devices: int = 1
     nodes: int = 1
 
@@ -154,33 +155,42 @@ class TrainConfig:
         share, rest = divmod(self.batch, world * self.accumulate)
         if rest:
             raise ValueError(
-                f"batch {self.batch} can't be split over {world} processes x {self.accumulate} passes: "
+                f"batch {self.batch} cannot be split over {world} processes x {self.accumulate} passes: "
                 "choose a multiple"
             )
         if share * world == 1 and self.augment.crop <= 64:
-            raise ValueError(f"a batch of one crop of {self.augment.crop} gives BatchNorm one value: use batch 2")
+            raise ValueError(f"a batch of one crop of {self.augment.crop} gives BatchNorm a single value: use batch 2")
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("precision fp16 needs a GPU: use bf16 or fp32 on the CPU")
 
     @property
     def scores_every(self) -> int:
-        """Steps between scores on the val split."""
+        """Steps between evaluations on the val split."""
         return self.val_every or max(self.steps // 10, 1)
 
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> TrainConfig:
+        """From plain values, as in a recipe.
+
+        Raises:
+            ValueError: an unknown field, or a value of another type or out of range.
+        """
+        return build(cls, table)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, ready for YAML."""
+        """Plain lists and numbers for YAML."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     def card(self) -> dict[str, Any]:
-        """The recipe as a weights file tells it: nobody's folders."""
+        """The recipe for the card of a weights file: without folders of this machine."""
         paths = {name: value and Path(value).resolve().name for name, value in self._paths().items()}
         return {name: value for name, value in self.to_dict().items() if name not in FREE_TO_CHANGE} | paths
 
     def _paths(self) -> dict[str, str | None]:
-        return {"data": self.data, "init": self.init}
+        return {"data": self.data, "init": self.init, "teacher": self.teacher}
 
     def refuse_other(self, written: dict[str, Any], folder: Path) -> None:
-        """Raise ValueError where the run that `written` describes is not this one."""
+        """Raise ValueError if `written` describes another run."""
         for name, value in self.to_dict().items():
             if name not in FREE_TO_CHANGE and written.get(name) != value:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""The training loop: photos and masks in, a run folder out, on one process or on many machines (Lightning Fabric)."""
+"""The training loop: from images and masks to a run folder, in one process or on many machines (Lightning Fabric)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from cgrseg.data.dataset import Samples, describe_map
 from cgrseg.evaluation import Scores, evaluate
+from cgrseg.inference.network import Network, evaluation_mode
+from cgrseg.inference.predictor import Predictor
 from cgrseg.weights.artifact import save
 
 from .checkpoint import RunFolder
@@ -26,14 +29,14 @@ from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
-    """Train, score the val split while going and the test split (or val) at the end; returns the weights' card.
+    """Train; evaluate the val split during the run and the test split (or val) at the end; return the card.
 
     Raises:
         FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then. Later:
-            ten steps in a row gave no finite gradient, or too many pairs can't be read.
-        OSError: the run folder can't be written; the last good state is still there.
+            ten steps in a row had no finite gradient, or too many pairs cannot be read.
+        OSError: the run folder cannot be written; the last state is kept.
         MemoryError: the device has too little memory; the message says what to lower.
-        Stopped: Ctrl-C or SIGTERM; the state has been saved.
+        Stopped: by Ctrl-C or SIGTERM, after saving the state.
     """
     config = with_precision(config)
     data = make_data(config)
@@ -60,8 +63,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
 
 
 def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress) -> None:
-    """From the step where `progress` stands to the last one."""
-    batches = load_batches(config, data, fabric, first_step=progress.step)
+    """Train from step `progress.step` to the last one."""
+    batches = load_batches(config, data, parts.network.preprocessing, fabric, first_step=progress.step)
     clock = Clock(first_step=progress.step, batch=config.batch)
     hidden = not fabric.is_global_zero
     bar = tqdm(total=config.steps, initial=progress.step, unit="step", desc=config.model, disable=hidden)
@@ -84,7 +87,7 @@ def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: R
                 if scored or stop or progress.step % config.save_every == 0:
                     save_state(fabric, parts, folder, progress)
                 if stop and not last:
-                    raise Stopped(stop, f"stopped after step {progress.step}: --resume goes on from there")
+                    raise Stopped(stop, f"stopped after step {progress.step}: continue with --resume")
 
 
 def train_step(
@@ -96,11 +99,11 @@ def train_step(
     step: int,
     teacher: Tensor | None = None,
 ) -> tuple[float, bool]:
-    """One optimizer step: (its loss, whether loss and gradient were finite). One that was not changes nothing."""
+    """One optimizer step: (loss, whether loss and gradient were finite). A step that is not finite changes nothing."""
     before = [buffer.clone() for buffer in parts.buffers]
     set_rate(parts.optimizer, rate(step, config.steps, config.optim))
-    torch.manual_seed(_mixed(config.seed, step, fabric.global_rank))  # dropout and drop path
-    count = _reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged, too
+    torch.manual_seed(_seed(config.seed, step, fabric.global_rank))  # dropout and drop path
+    count = _reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged as well
     total = torch.zeros((), device=images.device)
     for number in range(config.accumulate):
         some_images, some_labels = images.chunk(config.accumulate)[number], labels.chunk(config.accumulate)[number]
@@ -119,7 +122,7 @@ def train_step(
     assert norm is not None
     total = _reduced(fabric, total.double(), "mean")
     value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
-    if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips by itself, and lowers its scale
+    if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips such steps itself
         parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
     if not finite:
@@ -131,7 +134,7 @@ def train_step(
 
 
 def log(fabric: Fabric, config: TrainConfig, folder: RunFolder, progress: Progress, clock: Clock) -> None:
-    """A line of train.jsonl, and the same to the loggers; what the clock adds differs from run to run."""
+    """Write a line to train.jsonl and to the loggers; only the timing fields differ between equal runs."""
     learning_rate = config.optim.lr * rate(progress.step - 1, config.steps, config.optim)
     row = {"step": progress.step, "loss": progress.loss, "lr": learning_rate, "skipped": progress.skipped}
     if fabric.is_global_zero:
@@ -142,8 +145,8 @@ def log(fabric: Fabric, config: TrainConfig, folder: RunFolder, progress: Progre
 def score(
     fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress, bar: Any
 ) -> None:
-    """Score the weights of now on the val split; the best so far are written to best.safetensors."""
-    scores = evaluate(parts.scored, data.val, data.preprocessing)
+    """Evaluate the current weights on the val split; write the best so far to best.safetensors."""
+    scores = _evaluate(fabric, parts, data.val)
     miou = scores.mean_iou()
     fabric.log_dict({"val/miou": miou}, step=progress.step)
     if fabric.is_global_zero:
@@ -151,12 +154,17 @@ def score(
         row = {"step": progress.step, "split": data.val.split, "miou": miou}
         folder.metrics(row | {name: getattr(scores.confusion, name)() for name in ("mean_accuracy", "accuracy")})
         if not miou <= progress.best:
-            write_weights(folder, "best", data, parts, make_card(config, data.val, parts, scores, progress))
+            write_weights(folder, "best", parts, make_card(config, data.val, parts, scores, progress))
     progress.best = max(progress.best, miou)
 
 
+def _evaluate(fabric: Fabric, parts: Parts, samples: Samples) -> Scores:
+    with evaluation_mode(parts.scored):
+        return evaluate(Predictor(Network.of(parts.scored)), samples, fabric=fabric)
+
+
 def save_state(fabric: Fabric, parts: Parts, folder: RunFolder, progress: Progress) -> None:
-    """Write what the next process needs to go on with the same bits."""
+    """Write what a resumed run needs to continue with the same bits."""
     if fabric.is_global_zero:
         folder.save_state({"step": progress.step, "progress": vars(progress), **parts.state()})
     fabric.barrier()
@@ -165,12 +173,13 @@ def save_state(fabric: Fabric, parts: Parts, folder: RunFolder, progress: Progre
 def finish(
     fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
 ) -> dict[str, Any]:
-    """Score the last weights on the test split (or val); write last.safetensors and the pictures; return the card."""
-    scores = evaluate(parts.scored, data.test, data.preprocessing)
+    """Evaluate on the test split (or val), write last.safetensors and the pictures, return the card."""
+    scores = _evaluate(fabric, parts, data.test)
     card = make_card(config, data.test, parts, scores, progress)
     if fabric.is_global_zero:
-        write_weights(folder, "last", data, parts, card)
-        draw(folder, parts.scored, data.test, scores)
+        write_weights(folder, "last", parts, card)
+        with evaluation_mode(parts.scored):
+            draw(folder, parts.scored, data.test, scores)
     fabric.barrier()
     return card
 
@@ -178,11 +187,11 @@ def finish(
 def make_card(
     config: TrainConfig, samples: Samples, parts: Parts, scores: Scores, progress: Progress
 ) -> dict[str, Any]:
-    """What a weights file says about itself: recipe, scores, and the card of the weights that it started from."""
+    """The card of a weights file: recipe, scores, and the card of the initial weights."""
     ious = map(_percent, scores.confusion.class_iou().tolist())
     return {
         "recipe": config.card(),
-        "init": getattr(parts.network, "card", None),
+        "init": parts.network.card or None,
         "step": progress.step,
         "split": samples.split,
         "miou": _percent(scores.mean_iou()),
@@ -193,11 +202,11 @@ def make_card(
     }
 
 
-def write_weights(folder: RunFolder, name: str, data: Data, parts: Parts, card: dict[str, Any]) -> None:
-    """NAME.safetensors: the scored network with its classes and preprocessing."""
+def write_weights(folder: RunFolder, name: str, parts: Parts, card: dict[str, Any]) -> None:
+    """Write the evaluated network as NAME.safetensors."""
     path = folder.path / f"{name}.safetensors"
     with folder.writing(path.name):
-        save(parts.scored, path, labels=data.train.labels, preprocessing=data.preprocessing, card=card)
+        save(parts.scored, path, card=card)
 
 
 def _percent(share: float) -> float | None:
@@ -205,24 +214,23 @@ def _percent(share: float) -> float | None:
 
 
 def _say(bar: Any, line: str) -> None:
-    """A line above the progress bar, from the first process alone."""
+    """Print a line above the progress bar, from the first process."""
     if not bar.disable:
         bar.write(line, file=sys.stderr)
 
 
 def _of_all(fabric: Fabric, problems: list[str]) -> list[str]:
-    """What any process could not read, so that all count the same and stop at the same step."""
+    """The messages of all processes, so that all stop at the same step."""
     if fabric.world_size == 1 or not fabric.all_reduce(
         torch.tensor(float(len(problems)), device=fabric.device), reduce_op="sum"
     ):
         return problems
-    gathered: list[list[str]] = [[] for _ in range(fabric.world_size)]
-    torch.distributed.all_gather_object(gathered, problems)
+    gathered = [fabric.broadcast(problems, src=rank) for rank in range(fabric.world_size)]
     return [problem for some in gathered for problem in some]
 
 
 def _agreed(fabric: Fabric, request: StopRequest) -> int:
-    """The signal that any process got, 0 for none: all stop at the same step."""
+    """The signal that any process received, 0 for none: all stop at the same step."""
     if fabric.world_size == 1:
         return request.number
     number = torch.tensor(float(request.number), device=fabric.device)
@@ -230,18 +238,12 @@ def _agreed(fabric: Fabric, request: StopRequest) -> int:
 
 
 def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
-    """One number from those of all processes."""
+    """Reduce a value over all processes."""
     reduced = fabric.all_reduce(value, reduce_op=how)
     assert isinstance(reduced, Tensor)
     return reduced
 
 
-def _mixed(*parts: int) -> int:
-    """One seed from several numbers (splitmix64's mixing)."""
-    value = 0
-    for part in parts:
-        value = (value + part + 0x9E3779B97F4A7C15) % 2**64
-        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
-        value ^= value >> 31
-    return value % 2**63
+def _seed(*parts: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

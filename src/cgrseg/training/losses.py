@@ -1,7 +1,7 @@
-"""Losses at full crop size, written as sums over pixels divided by a count that holds for the whole step.
+"""Losses at full crop size: sums over pixels divided by the pixel count of the whole step.
 
-A step may be split over passes and processes: what each adds is its own sum over the count of all of them, so
-that the split changes nothing.
+A step may be split over passes and processes. Each adds its own sum divided by the count of all, so the split does not
+change the loss.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from torch.nn import functional as F
 
 from .config import LossConfig
 
-OHEM_SURE = 0.7  # a pixel whose class has a higher probability is easy
-OHEM_LEAST = 1 / 16  # of the valid pixels are kept, easy or not
+OHEM_SURE = 0.7  # a pixel is easy if the probability of its class is higher
+OHEM_LEAST = 1 / 16  # minimum share of the valid pixels that is kept
 
 
 class SegmentationLoss:
     """The loss of logits against labels.
 
     Args:
-        config: which.
-        ignore_index: labels of this value are not trained on.
+        config: the kind of loss and its weights.
+        ignore_index: labels of this value are ignored.
         class_weights: float [K], or None for equal ones.
     """
 
@@ -29,7 +29,7 @@ class SegmentationLoss:
         self.config, self.ignore_index, self.class_weights = config, ignore_index, class_weights
 
     def count(self, labels: Tensor) -> Tensor:
-        """What the sums over the pixels of `labels` (int64 [B, H, W]) are to be divided by, a scalar."""
+        """The divisor of the sums over the pixels of `labels` (int64 [B, H, W]), a scalar."""
         if self.config.mean == "all":
             return torch.tensor(float(labels.numel()), device=labels.device, dtype=torch.float64)
         valid = labels != self.ignore_index
@@ -44,7 +44,7 @@ class SegmentationLoss:
             logits: float [B, K, h, w] at stride 8; resized bilinearly to the labels here.
             labels: int64 [B, H, W].
             count: `count` of the whole step.
-            share: this pass's part of the step, for terms that are a mean of their own (OHEM, dice).
+            share: of this pass in the step, for terms that are means (OHEM, dice).
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)  # B K H W
@@ -75,7 +75,7 @@ class SegmentationLoss:
 
 
 def teacher_loss(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy against another network's probabilities, at stride 8: the mean over the cells that it covers.
+    """Cross-entropy against the probabilities of another network at stride 8, averaged over the cells of the image.
 
     Args:
         logits: float [B, K, h, w].
@@ -86,7 +86,7 @@ def teacher_loss(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _hardest(entropy: Tensor, certainty: Tensor, valid: Tensor) -> Tensor:
-    """The mean over the pixels that are not yet sure, and over at least OHEM_LEAST of the valid ones."""
+    """The mean over the pixels that are not easy, and over at least OHEM_LEAST of the valid ones."""
     entropy, certainty = entropy[valid], certainty[valid]
     if not entropy.numel():
         return entropy.sum()
@@ -96,12 +96,12 @@ def _hardest(entropy: Tensor, certainty: Tensor, valid: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """1 - the mean over the classes that occur of 2·Σ p·t / (Σ p + Σ t), over the valid pixels of the batch.
+    """1 - the mean over the present classes of 2·Σ p·t / (Σ p + Σ t), over the valid pixels of the batch.
 
     Args:
         logits: float [B, K, H, W].
         labels: int64 [B, H, W].
-        ignore_index: labels of this value are left out.
+        ignore_index: labels of this value are ignored.
     """
     valid = labels != ignore_index
     truth = F.one_hot(labels.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]  # B K H W

@@ -1,4 +1,4 @@
-"""Parameter groups, the learning rate of a step, and the moving average of the weights."""
+"""Parameter groups, learning rate schedule, and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .config import OptimConfig, TrainConfig
 
 
 def rate(step: int, steps: int, config: OptimConfig) -> float:
-    """The multiplier of the learning rate at step 0 … steps - 1: poly decay, and the warm-up multiplied onto it.
+    """The multiplier of the learning rate at step 0 … steps - 1: poly decay multiplied by the warm-up.
 
     (1 - k/N)^p, times 1 - (1 - k/W)(1 - 1e-6) for k < W: the schedule of the paper's training.
     """
@@ -27,7 +27,7 @@ def rate(step: int, steps: int, config: OptimConfig) -> float:
 
 
 def parameter_groups(model: CGRSeg, config: OptimConfig) -> list[dict[str, Any]]:
-    """AdamW's groups: each has "lr", "weight_decay" and "peak", the learning rate at the top of the warm-up."""
+    """AdamW's groups: each has "lr", "weight_decay" and "peak", the learning rate after the warm-up."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -45,12 +45,12 @@ def parameter_groups(model: CGRSeg, config: OptimConfig) -> list[dict[str, Any]]
 
 
 def _clean(name: str, parameter: Tensor, config: OptimConfig) -> tuple[float, float]:
-    """(factor of the rate, factor of the decay): kernels decay; norms, biases, scales and tables don't."""
+    """(factor of the rate, factor of the decay): decay only for kernels, not for norms, biases, scales and tables."""
     return 1.0 if name.startswith("encoder.") else config.head_lr, float(parameter.ndim == 4)
 
 
 def _official(name: str, parameter: Tensor, config: OptimConfig) -> tuple[float, float]:
-    """By substring of the released key, the first that matches: "head" also catches the encoder's talking heads."""
+    """By substring of the released key, first match: "head" also matches the encoder's talking heads."""
     key = official_key(name)
     if "head" in key:
         return config.head_lr, 1.0
@@ -58,20 +58,20 @@ def _official(name: str, parameter: Tensor, config: OptimConfig) -> tuple[float,
 
 
 def make_optimizer(model: CGRSeg, config: TrainConfig, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW (0.9, 0.999) over the model's groups; the gradient scaler of fp16 does not go with the fused form."""
+    """AdamW (0.9, 0.999) over the model's groups; the fused form does not support the gradient scaler of fp16."""
     return torch.optim.AdamW(
         parameter_groups(model, config.optim), lr=config.optim.lr, fused=fused and config.precision != "fp16"
     )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
-    """Give every group its peak rate times `multiplier`."""
+    """Set every group to its peak rate times `multiplier`."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * multiplier
 
 
 def moving_average(model: CGRSeg, decay: float) -> AveragedModel:
-    """Weights and running statistics, averaged with min(decay, (1 + n) / (10 + n)) so that the start is forgotten."""
+    """Average of weights and running statistics with decay min(decay, (1 + n) / (10 + n)), to forget the start."""
 
     def average(mean: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
         if not mean.is_floating_point():

@@ -1,4 +1,4 @@
-"""The pictures of a run: curves, a bar a class, and predictions beside the truth."""
+"""The pictures of a run: curves, IoU per class, and predictions beside the masks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from cgrseg.data.dataset import Samples
 from cgrseg.evaluation import Scores
 from cgrseg.evaluation.plots import classes_figure, legend_entries, side_by_side
 from cgrseg.images import render
-from cgrseg.images.files import atomic_write
-from cgrseg.inference.segmenter import Segmenter
+from cgrseg.images.files import atomic_write, save_image
+from cgrseg.inference.network import Network
+from cgrseg.inference.predictor import Predictor
 from cgrseg.nn import CGRSeg
 
 from .checkpoint import RunFolder
 
 SHEET_ROWS = 6
-SHEET_HEIGHT = 240  # pixels a photo
+SHEET_HEIGHT = 240  # pixels per image
 
 
 def draw(folder: RunFolder, model: CGRSeg, samples: Samples, scores: Scores) -> None:
@@ -53,21 +54,20 @@ def draw_curves(folder: RunFolder, path: Path) -> None:
 
 
 def draw_samples(model: CGRSeg, samples: Samples, path: Path) -> None:
-    """A sheet of photos spread over the split: photo, truth, prediction, and the classes below."""
-    segmenter, rows = Segmenter(model), []
+    """A sheet of images spread over the split: image, mask, prediction, and a legend."""
+    predictor, rows = Predictor(Network.of(model)), []
     truths, predictions = [], []
     for index in np.unique(np.linspace(0, len(samples) - 1, SHEET_ROWS).round().astype(int)):
         photo, mask = samples.read(int(index))
         truths.append(np.asarray(mask))
-        predictions.append(segmenter(photo).labels)
+        predictions.append(predictor.predict([predictor.prepare(photo)])[0].labels)
         rows.append(side_by_side(np.asarray(photo), truths[-1], predictions[-1], samples.labels))
-    with atomic_write(path) as temporary:
-        entries = legend_entries(truths, predictions, samples.labels)
-        render.with_legend(_sheet(rows), entries).save(temporary)
+    entries = legend_entries(truths, predictions, samples.labels)
+    save_image(render.with_legend(_sheet(rows), entries), path)
 
 
 def _sheet(rows: Sequence[Image.Image]) -> Image.Image:
-    """Pictures scaled to one height, one under the other."""
+    """Pictures scaled to one height, one below the other."""
     scaled = [row.resize((max(round(row.width * SHEET_HEIGHT / row.height), 1), SHEET_HEIGHT)) for row in rows]
     sheet = Image.new("RGB", (max(row.width for row in scaled), SHEET_HEIGHT * len(rows)), render.PAPER)
     for number, row in enumerate(scaled):

@@ -1,4 +1,4 @@
-"""Where a run stands, how fast it goes, and how it is asked to stop."""
+"""Progress of a run, its speed, and requests to stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NON_FINITE_LIMIT = 10  # skipped steps in a row that end a run
 
 
 class Stopped(Exception):
-    """The run was asked to stop by signal `number`, and has saved its state."""
+    """The run was stopped by signal `number` and has saved its state."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -22,14 +22,14 @@ class Stopped(Exception):
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with every state.
+    """Progress of a run; saved with every state.
 
     Args:
         step: steps done.
         loss: running mean.
         best: highest mIoU on the val split.
-        skipped, skipped_in_a_row: steps without a finite gradient, which changed nothing.
-        unreadable: what was said of the pairs that could not be read.
+        skipped, skipped_in_a_row: steps without a finite gradient, which are not applied.
+        unreadable: messages about pairs that could not be read.
     """
 
     step: int = 0
@@ -59,7 +59,7 @@ class Progress:
             )
 
     def note_problems(self, problems: list[str], limit: int) -> list[str]:
-        """Remember pairs that could not be read and were replaced; returns those that are new.
+        """Record messages about pairs that were replaced; returns the new ones.
 
         Raises:
             ValueError: there are more than `limit`.
@@ -68,14 +68,14 @@ class Progress:
         self.unreadable += new
         if len(self.unreadable) > limit:
             raise ValueError(
-                f"{len(self.unreadable)} pairs can't be read, the last one: {self.unreadable[-1]}; "
+                f"{len(self.unreadable)} pairs cannot be read, the last one: {self.unreadable[-1]}; "
                 "`cgrseg check-data` lists them all, --skip-limit allows more"
             )
         return new
 
 
 class Clock:
-    """Images a second and the share of time spent waiting for data, since this process began or resumed."""
+    """Images per second and the share of time spent waiting for data, since this process started."""
 
     def __init__(self, *, first_step: int, batch: int) -> None:
         self.first_step, self.batch = first_step, batch
@@ -83,14 +83,14 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in this block is time without data."""
+        """Time in this block counts as waiting for data."""
         start = time.monotonic()
         yield
         self.waited += time.monotonic() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time in this block counts for nothing."""
+        """Time in this block is not counted."""
         start = time.monotonic()
         yield
         self.began += time.monotonic() - start
@@ -112,14 +112,14 @@ class Clock:
 
 @dataclass
 class StopRequest:
-    """The number of the signal that asked, 0 while none did."""
+    """The number of the signal received, 0 if none."""
 
     number: int = 0
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:
-    """While inside, Ctrl-C and SIGTERM only leave their number; a second one ends the process as ever."""
+    """Within the block, Ctrl-C and SIGTERM only set the number; a second signal ends the process."""
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

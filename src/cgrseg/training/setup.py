@@ -1,4 +1,4 @@
-"""What a run is made of, built from its configuration: Fabric, data, model, optimizer, loss."""
+"""Build the parts of a run from its configuration: Fabric, data, model, optimizer, loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from cgrseg.data.synthetic import Synthetic
 from cgrseg.data.transforms import TrainingCrops, collate
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing
-from cgrseg.weights.load import computes_bf16, create_model, start_from, usable_device
+from cgrseg.weights.load import computes_bf16, create_model, usable_device
+from cgrseg.weights.pretrained import start_from
 
 from .config import TrainConfig
 from .losses import SegmentationLoss
@@ -43,22 +44,21 @@ SYNTHETIC = {"train": 1000, "val": 40, "test": 40}  # scenes
 SYNTHETIC_CLASSES = 6
 
 
-class AllDigits(DoublePrecision):
-    """Float64 throughout: Fabric's own rounds what the model returns to float32."""
+class Float64Precision(DoublePrecision):
+    """Float64 throughout: Fabric's own plugin rounds the model's output to float32."""
 
     def convert_output(self, data: Any) -> Any:
-        """As it is."""
+        """Unchanged."""
         return data
 
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits; where there is no test split, val is scored at the end, too."""
+    """The three splits; without a test split, val is evaluated at the end."""
 
     train: Samples
     val: Samples
     test: Samples
-    preprocessing: Preprocessing
 
 
 @dataclass
@@ -66,9 +66,9 @@ class Parts:
     """What a training step changes.
 
     Args:
-        network: the bare CGRSeg.
-        model: the same as Fabric runs it (compiled, distributed).
-        average: its moving average, if there is one.
+        network: the CGRSeg.
+        model: the same, wrapped by Fabric (compiled, distributed).
+        average: its moving average, if any.
     """
 
     network: CGRSeg
@@ -85,7 +85,7 @@ class Parts:
 
     @property
     def scored(self) -> CGRSeg:
-        """The network whose weights are scored and saved: the moving average where there is one."""
+        """The network that is evaluated and saved: the moving average if there is one."""
         return self.network if self.average is None else cast(CGRSeg, self.average.module)
 
     def state(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Parts:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Restore what `state` saved."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -109,7 +109,7 @@ class Parts:
 
 
 def with_precision(config: TrainConfig) -> TrainConfig:
-    """The same run with "auto" made the precision that it means on this machine."""
+    """Replace precision "auto" by the one for this machine."""
     if config.precision != "auto":
         return config
     return replace(config, precision="bf16" if computes_bf16(usable_device(config.device)) else "fp32")
@@ -117,7 +117,7 @@ def with_precision(config: TrainConfig) -> TrainConfig:
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """The engine: device, processes, machines, precision, loggers."""
-    device = usable_device(config.device).type
+    device = usable_device(config.device)
     loggers: list[Any] = []
     if "tensorboard" in config.loggers:
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger
@@ -128,12 +128,12 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
         loggers.append(WandbLogger(Path(config.out).resolve().name, config))
     return Fabric(
-        accelerator=device,
-        devices=config.devices,
+        accelerator=device.type,
+        devices=config.devices if device.index is None else [device.index],
         num_nodes=config.nodes,
         strategy="ddp" if config.devices * config.nodes > 1 else "auto",
         precision=PRECISION.get(config.precision),
-        plugins=[AllDigits()] if config.precision == "fp64" else None,
+        plugins=[Float64Precision()] if config.precision == "fp64" else None,
         loggers=loggers,
     )
 
@@ -142,7 +142,7 @@ def make_data(config: TrainConfig) -> Data:
     """Check the dataset quickly and open its splits.
 
     Raises:
-        FileNotFoundError, ValueError: the dataset is not what `config.format` says, or would ruin the run.
+        FileNotFoundError, ValueError: the dataset does not have `config.format`, or has errors.
     """
     if config.data is not None:
         quick_check(config.data, config.format).refuse_errors(unreadable=config.skip_limit)
@@ -154,30 +154,30 @@ def make_data(config: TrainConfig) -> Data:
             )
         elif split != "test" or _has_test(config):
             splits[split] = open_dataset(config.data, split, format=config.format)
-    resize_to = config.augment.resize_to
-    lite = "lite" in create_model(config.model, num_classes=2, **config.spec).spec.backbone
-    pixels: dict = {"mean": (127.0,) * 3, "std": (128.0,) * 3} if lite else {}
-    preprocessing = Preprocessing(
-        **pixels, short_side=resize_to and min(resize_to), long_side=resize_to and max(resize_to)
-    )
-    return Data(splits["train"], splits["val"], splits.get("test", splits["val"]), preprocessing)
+    return Data(splits["train"], splits["val"], splits.get("test", splits["val"]))
 
 
 def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
-    """Model, optimizer and loss on their device, from `config.init` or fresh: a function of the seed."""
+    """Model, optimizer and loss on their device, from `config.init` or fresh; determined by the seed."""
     torch.manual_seed(config.seed)
     labels = data.train.labels
     network = create_model(config.model, num_classes=len(labels), **config.spec)
     if config.init is not None:
         report = start_from(network, config.init)
         fabric.print(f"started from {config.init}: {report}")
+    resize_to = config.augment.resize_to
+    sides = (None, 2048) if resize_to is None else (min(resize_to), max(resize_to))
+    network.describe(
+        labels=labels,
+        preprocessing=replace(network.preprocessing, short_side=sides[0], long_side=sides[1], pad_multiple=32),
+    )
     if fabric.world_size > 1:
         synchronise(network, on_cpu=fabric.device.type == "cpu")
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     network = network.to(fabric.device).train()
     if config.freeze == "encoder":
-        network.encoder.requires_grad_(False).eval()  # its running statistics stay, too
+        network.encoder.requires_grad_(False).eval()  # including its running statistics
     if config.precision == "fp64":
         network = network.double()
     average = None if config.optim.ema is None else moving_average(network, config.optim.ema)
@@ -193,21 +193,21 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
 
 
 def balanced(shares: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
-    """Class weights float [K], 1 / log(1.1 + share of the pixels) scaled to mean 1: rare classes count more."""
+    """Class weights float [K]: 1 / log(1.1 + share of the pixels), scaled to mean 1."""
     weights = 1 / np.log(1.1 + shares)
     return torch.from_numpy(weights / weights.mean()).float()
 
 
 def load_batches(
-    config: TrainConfig, data: Data, fabric: Fabric, *, first_step: int
+    config: TrainConfig, data: Data, preprocessing: Preprocessing, fabric: Fabric, *, first_step: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, list[str]]]:
-    """From `first_step` on: images [b, 3, crop, crop], labels [b, crop, crop] on the device, unreadable pairs."""
+    """From `first_step` on: images [b, 3, crop, crop], labels [b, crop, crop], teacher probabilities, messages."""
     crops = TrainingCrops(
         samples=data.train,
         augmentation=config.augment,
-        preprocessing=data.preprocessing,
+        preprocessing=preprocessing,
         seed=config.seed,
-        teacher=config.teacher and Path(config.teacher),
+        teacher=None if config.teacher is None else Path(config.teacher),
     )
     loader = DataLoader(
         crops,
@@ -232,21 +232,21 @@ def load_batches(
 
 
 def _worker(_number: int, *, seed: int) -> None:
-    """One thread a reader: the cores are for the network. How to stop is the main process's to decide."""
+    """One thread per data loading process, to leave the cores to the network; the main process handles signals."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes of a terminal
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with_the_trainer, daemon=True).start()
 
 
 def _end_with_the_trainer() -> None:
-    """Job managers send SIGTERM to every process of a job; only the trainer's own ends its readers."""
+    """Job managers send SIGTERM to every process of a job; only the trainer's ends its data loading processes."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def _has_test(config: TrainConfig) -> bool:
-    """ADE20K and its like have no labelled test split; a folder may have one."""
+    """ADE20K and similar datasets have no labelled test split; a folder may have one."""
     return config.format == "folder" and (Path(config.data or "") / "images" / "test").is_dir()

@@ -1,4 +1,4 @@
-"""BatchNorm over all processes: torch's own on GPUs, and on CPUs one over a differentiable all-reduce."""
+"""BatchNorm over all processes: torch's on GPUs, and one with a differentiable all-reduce on CPUs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose batch statistics are those of all processes together.
+    """BatchNorm2d with the batch statistics of all processes.
 
-    torch's SyncBatchNorm refuses CPU tensors; this one adds up count, sum and sum of squares in two
-    all-reduces (mean first, then the squares around it, which loses no digits).
+    torch's SyncBatchNorm does not support CPU tensors. This one uses two all-reduces: the mean first, then the squared
+    deviations from it, which loses no digits. Fabric has no differentiable all-reduce, so torch's is used.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,11 +35,14 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise(model: nn.Module, *, on_cpu: bool) -> None:
-    """Make every BatchNorm2d of `model` take its statistics from all processes, in place; the keys stay the same."""
-    for module in model.modules():
+    """Make every BatchNorm2d of `model` use the statistics of all processes, in place; state dict keys stay equal."""
+    for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
-                if on_cpu:
-                    child.__class__ = SyncedBatchNorm2d
-                else:
-                    setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
+            if type(child) is not nn.BatchNorm2d:
+                continue
+            if not on_cpu:
+                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
+                continue
+            synced = SyncedBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced.to(child.weight.device, child.weight.dtype))

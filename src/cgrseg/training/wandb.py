@@ -11,7 +11,7 @@ from .config import TrainConfig
 
 
 class WandbLogger(Logger):
-    """Sends losses and scores to a W&B run; WANDB_MODE=offline keeps them in `out`/wandb.
+    """Sends losses and scores to a W&B run; with WANDB_MODE=offline they are kept in `out`/wandb.
 
     Raises:
         ValueError: wandb is not installed.

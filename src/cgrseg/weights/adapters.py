@@ -1,25 +1,24 @@
-"""Foreign keys -> ours: released CGRSeg, and EfficientFormerV2 in timm's spelling or the original one."""
+"""Keys of other projects -> ours: released CGRSeg, EfficientFormerV2 and EfficientNet-Lite."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec
-from cgrseg.nn.backbones.attention_bias import AttentionBias, table_fits
+from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
+from cgrseg.nn.backbones.attention_bias import AttentionBias
 from cgrseg.nn.backbones.efficientformerv2 import SIZES, EfficientFormerV2
+from cgrseg.nn.backbones.efficientnet_lite import EfficientNetLite
 
 from .checkpoint_reader import Source, read_state, source_name
+from .load_report import CLASSIFIER, TABLE, LoadReport, load_keys
 
-ENOUGH = 0.95  # of our tensors must be filled
-CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
-
-# (ours, released): how the keys start. Within the blocks the names are the released ones, but for the table.
+# (ours, released) prefixes. Within the blocks the names are the released ones, except for the bias table.
 ENCODER_PREFIXES = (
     ("stem.", "patch_embed."),
     *((f"stages.{i}.", f"network.{2 * i}.") for i in range(4)),
@@ -35,9 +34,9 @@ PREFIXES = (
     ("head.classifier.", "decode_head.conv_seg."),
     ("head.gate.", "decode_head.lgc."),
 )
-TABLE, OFFICIAL_TABLE, IMAGENET_TABLE = "bias.table", "attention_biases_seg", "attention_biases"
+OFFICIAL_TABLE, IMAGENET_TABLE = "attention_biases_seg", "attention_biases"
 
-# timm's key -> ours, one rule after the other; timm's feature extractors write "stages_0" for "stages.0".
+# timm's key -> ours, rules applied in order; timm's feature extractors write "stages_0" for "stages.0".
 TIMM_RULES = (
     *((rf"^stem[._]conv{n}\.conv\.", f"stem.{i}.") for n, i in ((1, 0), (2, 3))),
     *((rf"^stem[._]conv{n}\.bn\.", f"stem.{i}.") for n, i in ((1, 1), (2, 4))),
@@ -57,28 +56,8 @@ TIMM_RULES = (
     (r"\.proj\.bn\.", ".proj.2."),
     (rf"\.{IMAGENET_TABLE}$", f".{TABLE}"),
 )
-DEAD_OFFICIAL = re.compile(r"\.(attention_biases|attention_bias_idxs(_seg)?)$")  # ImageNet's, out of use
+DEAD_OFFICIAL = re.compile(r"\.(attention_biases|attention_bias_idxs(_seg)?)$")  # of ImageNet, unused
 DEAD_ENCODER = re.compile(r"^(norm|head|head_dist|dist_head)\.|\.attention_bias_idxs$")  # the classifier
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of a checkpoint.
-
-    Args:
-        loaded: our tensors that the checkpoint filled.
-        missing: our tensors that keep the values they had.
-        unexpected: the checkpoint's keys that nothing here takes (its known dead ones are not counted).
-        reshaped: those of `loaded` that had another shape: scales, attention tables of another resolution.
-    """
-
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    reshaped: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{len(getattr(self, f.name))} {f.name}" for f in dataclasses.fields(self))
 
 
 def official_key(key: str) -> str:
@@ -98,13 +77,13 @@ def load_official(model: CGRSeg, source: Source, *, strict_classes: bool = True)
 
     Args:
         model: of the checkpoint's variant; unchanged if this fails.
-        source: a state dict or a file (.pth, .safetensors); wrappers ("state_dict", "model") and "module." in
-            front of the keys are taken off.
-        strict_classes: False keeps the model's own classifier where the checkpoint's has another size.
+        source: a state dict or a file (.pth, .safetensors); wrappers ("state_dict", "model") and the prefix "module."
+            are removed.
+        strict_classes: False keeps the model's own classifier if the checkpoint's has another size.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file can't be read safely, is of another variant or number of classes, or fills less
+        ValueError: the file cannot be read safely, is of another variant or number of classes, or fills less
             than 95 % of the model's tensors.
     """
     state, name = read_state(source), source_name(source)
@@ -126,32 +105,39 @@ def load_official(model: CGRSeg, source: Source, *, strict_classes: bool = True)
     def translate(key: str) -> str | None:
         return None if DEAD_OFFICIAL.search(key) else our_key(key)
 
-    report = _load(model, state, name, translate, kept=kept)
+    report = load_keys(model, state, name, translate, kept=kept)
     for module in model.modules():
         if isinstance(module, AttentionBias):
             module.mode = "official"
-    model.spec = dataclasses.replace(model.spec, bias_mode="official")
+    model.describe(spec=dataclasses.replace(model.spec, bias_mode="official"))
+    if kept:
+        theirs, ours = state["decode_head.conv_seg.weight"].shape[0], model.spec.num_classes
+        return dataclasses.replace(report, note=f"the classifier starts fresh: {theirs} -> {ours} classes")
     return report
 
 
 def load_encoder(encoder: nn.Module, source: Source) -> LoadReport:
-    """Load ImageNet weights of EfficientFormerV2, in timm's or the original spelling, into `model.encoder`.
+    """Load ImageNet weights in timm's or the original keys into `model.encoder`.
 
-    In relative mode the attention tables for 224x224 (7x7, 14x14) are taken as they are and resampled to each
-    photo's size. In official mode they are left out, as the released code does, and ours keep their values.
+    EfficientFormerV2: in relative mode the attention tables for 224x224 (7x7, 14x14) are loaded as they are and
+    resampled to each image size. In official mode they are ignored, as in the released code.
 
     Args:
-        encoder: an EfficientFormerV2 of the checkpoint's size; unchanged if this fails.
-        source: as in `load_official`. ImageNet's classifier in it is passed over.
+        encoder: an EfficientFormerV2 or EfficientNet-Lite of the checkpoint's size; unchanged if this fails.
+        source: as in `load_official`. The ImageNet classifier in it is ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file can't be read safely, is of another network or size, or fills less than 95 % of
+        ValueError: the file cannot be read safely, is of another network or size, or fills less than 95 % of
             the encoder's tensors.
     """
-    if not isinstance(encoder, EfficientFormerV2):
-        raise ValueError(f"a {type(encoder).__name__} takes no EfficientFormerV2 weights: choose that backbone")
     state, name = read_state(source), source_name(source)
+    if isinstance(encoder, EfficientNetLite):
+        return load_keys(encoder, lite_state(state, blocks=[len(stage) for stage in encoder.blocks]), name)  # type: ignore[arg-type]
+    if not isinstance(encoder, EfficientFormerV2):
+        raise ValueError(
+            f"a {type(encoder).__name__} takes no ImageNet file: use EfficientFormerV2 or EfficientNet-Lite"
+        )
     biases = [module for module in encoder.modules() if isinstance(module, AttentionBias)]
     official = any(bias.mode == "official" for bias in biases)
     kept = tuple(key for key in encoder.state_dict() if key.endswith(TABLE)) if official else ()
@@ -166,12 +152,35 @@ def load_encoder(encoder: nn.Module, source: Source) -> LoadReport:
             return key
         return _swap(re.sub(rf"\.{IMAGENET_TABLE}$", f".{TABLE}", key), released)
 
-    report = _load(encoder, state, name, translate, kept=kept)
+    report = load_keys(encoder, state, name, translate, kept=kept)
     return dataclasses.replace(report, missing=tuple(key for key in report.missing if key not in kept))
 
 
+def lite_state(state: Mapping[str, Tensor], *, blocks: Sequence[int]) -> dict[str, Tensor]:
+    """EfficientNet-Lite's encoder tensors under our keys, which are timm's; the classifier is left out.
+
+    Args:
+        state: with timm's keys ("blocks.2.0.bn2.bias") or those of the PyPI packages ("_blocks.3._bn1.bias").
+        blocks: number of blocks in each stage.
+    """
+    places = [(stage, index) for stage, count in enumerate(blocks) for index in range(count)]
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # no expansion
+    other = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    other |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    found = {}
+    for key, tensor in state.items():
+        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if block and int(block[1]) < len(places):
+            stage, index = places[int(block[1])]
+            key = f"blocks.{stage}.{index}.{(other if stage else first).get(block[2], block[2])}.{block[3]}"
+        key = re.sub(r"^_conv_stem\.", "conv_stem.", re.sub(r"^_bn0\.", "bn1.", key))
+        if not key.startswith(("_conv_head.", "_bn1.", "_fc.", "conv_head.", "bn2.", "classifier.")):
+            found[key] = tensor
+    return found
+
+
 def released_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The six fields of `ModelSpec` that the shapes of a released state dict tell, if its keys are there."""
+    """The six fields of `ModelSpec` that follow from the shapes of a released state dict, if it has the keys."""
 
     def size(key: str, axis: int) -> int | None:
         return state[key].shape[axis] if key in state and state[key].ndim > axis else None
@@ -191,16 +200,38 @@ def released_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def released_spec(state: Mapping[str, Tensor]) -> ModelSpec:
-    """The model that a released state dict is of.
+    """The spec of a released state dict.
 
     Raises:
-        ValueError: it is not one of a released CGRSeg.
+        ValueError: it is not a released CGRSeg.
     """
     sizes = released_sizes(state)
     variant = next((spec for spec in VARIANTS.values() if spec.backbone == sizes.get("backbone")), None)
     if variant is None or len(sizes) < 6:
-        raise ValueError(f"no released CGRSeg checkpoint: its keys are such as {', '.join(list(state)[:2])}")
+        raise ValueError(f"not a released CGRSeg checkpoint: its first keys are {', '.join(list(state)[:2])}")
     return dataclasses.replace(variant, bias_mode="official", **sizes)
+
+
+def own_spec(state: Mapping[str, Tensor], name: str | None = None) -> ModelSpec:
+    """The spec of a plain state dict of one of our models.
+
+    Args:
+        state: with our keys.
+        name: the variant; None tries all.
+
+    Raises:
+        ValueError: no variant, or not this one, has these tensors.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    for variant in VARIANTS if name is None else [name]:
+        with torch.device("meta"):
+            model = build(variant, num_classes=shapes[CLASSIFIER[0]][0])
+        if {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes:
+            return model.spec
+    which = "none of our variants in their default form" if name is None else f"not of {name}"
+    raise ValueError(
+        f"its tensors are {which}: save the model itself with cgrseg.save(model, FILE), which also stores its spec"
+    )
 
 
 def _swap(key: str, prefixes: Any) -> str:
@@ -208,45 +239,3 @@ def _swap(key: str, prefixes: Any) -> str:
         if key.startswith(old):
             return str(new) + key.removeprefix(old)
     return key
-
-
-def _load(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    name: str,
-    translate: Callable[[str], str | None],
-    *,
-    kept: tuple[str, ...],
-) -> LoadReport:
-    """Fill `module`, all but `kept`, with what `translate` gives our name to; None is a dead key."""
-    ours = module.state_dict()
-    found: dict[str, Tensor] = {}
-    unexpected, reshaped = [], []
-    for theirs, tensor in state.items():
-        key = translate(theirs)
-        if key is None or key in kept:
-            continue
-        if key not in ours:
-            unexpected.append(theirs)
-            continue
-        shape = ours[key].shape
-        if tensor.shape != shape:
-            reshaped.append(key)
-            if not (key.endswith(TABLE) and table_fits(tensor.shape, shape[0])):
-                if tensor.squeeze().shape != ours[key].squeeze().shape:
-                    raise ValueError(
-                        f"{name}: {theirs} has shape {tuple(tensor.shape)}, our {key} {tuple(shape)}: "
-                        "is it of another variant?"
-                    )
-                tensor = tensor.reshape(shape)
-        found[key] = tensor
-    missing = tuple(key for key in ours if key not in found)
-    scope = [key for key in ours if key not in kept]
-    if len(found) < ENOUGH * len(scope):
-        empty = [key for key in missing if key not in kept]
-        raise ValueError(
-            f"{name} fills {len(found)} of our {len(scope)} tensors, not {', '.join(empty[:3])}"
-            f"{', …' if len(empty) > 3 else ''}: it is incomplete or of another network"
-        )
-    module.load_state_dict(found, strict=False)
-    return LoadReport(tuple(found), missing, tuple(unexpected), tuple(reshaped))

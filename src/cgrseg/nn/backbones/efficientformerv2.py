@@ -1,17 +1,16 @@
-"""EfficientFormerV2 S0, S1, S2, L: convolutions early, attention late, strides 4 to 32 (the paper's encoder)."""
+"""EfficientFormerV2 S0, S1, S2, L, the paper's encoder: convolutions, then attention; strides 4 to 32."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from .attention_bias import AttentionBias, BiasMode, Grid
+from cgrseg.description import BiasMode
 
-SCORE_BYTES = 2**28  # attention scores beyond this are computed in blocks of queries
+from . import IMAGENET_MEAN, IMAGENET_STD, DropPath
+from .attention import Attention, HalvingAttention
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class EfficientFormerV2Spec:
     depths: tuple[int, int, int, int]
     ratios3: tuple[int, ...]
     ratios4: tuple[int, ...]
-    attention_blocks: int  # the last so many of stage 3 and of stage 4
+    attention_blocks: int  # the last blocks of stages 3 and 4
     drop_path: float
 
 
@@ -50,10 +49,8 @@ SIZES = {
 }
 
 
-def efficientformerv2(
-    size: str, *, bias_mode: BiasMode = "relative", drop_path: float | None = None
-) -> EfficientFormerV2:
-    """Build "s0", "s1", "s2" or "l". `drop_path` None takes the size's own rate."""
+def build(size: str, *, bias_mode: BiasMode = "relative", drop_path: float | None = None) -> EfficientFormerV2:
+    """Build "s0", "s1", "s2" or "l" with fresh weights; `drop_path` None uses the rate of the size."""
     return EfficientFormerV2(spec=SIZES[size], bias_mode=bias_mode, drop_path=drop_path)
 
 
@@ -62,9 +59,11 @@ class EfficientFormerV2(nn.Module):
 
     Args:
         spec: widths, depths and ratios.
-        bias_mode: how the attention bias follows the size of the photo, see `AttentionBias`.
-        drop_path: stochastic depth of the last block, growing linearly from 0; None takes the spec's.
+        bias_mode: how the attention bias is resized, see `AttentionBias`.
+        drop_path: stochastic depth of the last block, growing linearly from 0; None uses the spec's.
     """
+
+    pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self, *, spec: EfficientFormerV2Spec, bias_mode: BiasMode = "relative", drop_path: float | None = None
@@ -146,7 +145,7 @@ class ConvMlp(nn.Module):
 
 
 class FeedForwardBlock(nn.Module):
-    """x + s2 ∘ ConvMlp(x), s2 a learned scale per channel that starts at 1e-5."""
+    """x + s2 ∘ ConvMlp(x); s2 is a learned scale per channel, initially 1e-5."""
 
     def __init__(self, *, channels: int, ratio: int, drop_path: float) -> None:
         super().__init__()
@@ -160,7 +159,7 @@ class FeedForwardBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + s1 ∘ attention(x), then the feed-forward block's step."""
+    """x + s1 ∘ attention(x), then as `FeedForwardBlock`."""
 
     def __init__(self, *, channels: int, ratio: int, drop_path: float, halve: bool, bias_mode: BiasMode) -> None:
         super().__init__()
@@ -173,60 +172,6 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.layer_scale_1 * self.token_mixer(x))
         out: Tensor = x + self.drop_path(self.layer_scale_2 * self.mlp(x))
-        return out
-
-
-class Attention(nn.Module):
-    """Attention over all tokens with a distance bias, talking heads and a local path beside the values.
-
-    Args:
-        channels: C.
-        halve: run at half resolution and come back bilinearly (stage 3).
-        bias_mode: see `AttentionBias`.
-
-    Shape: [B, C, H, W] -> [B, C, H, W].
-    """
-
-    def __init__(
-        self,
-        *,
-        channels: int,
-        halve: bool,
-        bias_mode: BiasMode,
-        heads: int = 8,
-        key_dim: int = 32,
-        value_dim: int = 128,
-        resolution: int = 16,
-    ) -> None:
-        super().__init__()
-        self.heads, self.halve, values = heads, halve, heads * value_dim
-        self.stride_conv = _depthwise_norm(channels, stride=2) if halve else nn.Identity()
-        self.q = _pointwise_norm(channels, heads * key_dim)
-        self.k = _pointwise_norm(channels, heads * key_dim)
-        self.v = _pointwise_norm(channels, values)
-        self.v_local = _depthwise_norm(values)
-        self.talking_head1 = nn.Conv2d(heads, heads, 1)
-        self.talking_head2 = nn.Conv2d(heads, heads, 1)
-        self.bias = AttentionBias(heads=heads, resolution=resolution, mode=bias_mode)
-        self.proj = nn.Sequential(nn.GELU(), nn.Conv2d(values, channels, 1), nn.BatchNorm2d(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[2:]
-        x = self.stride_conv(x)
-        grid = (x.shape[2], x.shape[3])
-        value = self.v(x)
-        mixed = attend(
-            self.q(x),
-            self.k(x),
-            value,
-            heads=self.heads,
-            bias=self.bias,
-            talk=(self.talking_head1, self.talking_head2),
-        )
-        x = mixed.view(*mixed.shape[:2], *grid) + self.v_local(value)  # B heads·d h w
-        if self.halve:
-            x = nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
-        out: Tensor = self.proj(x)
         return out
 
 
@@ -247,52 +192,10 @@ class AttentionDownsample(nn.Module):
         return out
 
 
-class HalvingAttention(nn.Module):
-    """Queries at half resolution, keys and values at full resolution, no talking heads."""
-
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        out_channels: int,
-        bias_mode: BiasMode,
-        heads: int = 8,
-        key_dim: int = 16,
-        value_dim: int = 64,
-        resolution: int = 32,
-    ) -> None:
-        super().__init__()
-        self.heads, values = heads, heads * value_dim
-        self.q = LocalQuery(in_channels=in_channels, out_channels=heads * key_dim)
-        self.k = _pointwise_norm(in_channels, heads * key_dim)
-        self.v = _pointwise_norm(in_channels, values)
-        self.v_local = _depthwise_norm(values, stride=2)
-        self.bias = AttentionBias(heads=heads, resolution=resolution, stride=2, mode=bias_mode)
-        self.proj = nn.Sequential(nn.GELU(), nn.Conv2d(values, out_channels, 1), nn.BatchNorm2d(out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, value = self.q(x), self.v(x)
-        mixed = attend(query, self.k(x), value, heads=self.heads, bias=self.bias)
-        mixed = mixed.view(*mixed.shape[:2], *query.shape[2:])  # B heads·d hq wq
-        out: Tensor = self.proj(mixed + self.v_local(value))
-        return out
-
-
-class LocalQuery(nn.Module):
-    """1×1 + BN of (depthwise 3×3 stride 2 of x, plus every second pixel of x)."""
-
-    def __init__(self, *, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.local = nn.Sequential(nn.Conv2d(in_channels, in_channels, 3, stride=2, padding=1, groups=in_channels))
-        self.proj = _pointwise_norm(in_channels, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.proj(self.local(x) + x[:, :, ::2, ::2])
-        return out
-
-
 class Downsample(nn.Module):
     """Convolution 3×3 stride 2, BN. Shape: [B, in, H, W] -> [B, out, ⌈H/2⌉, ⌈W/2⌉]."""
+
+    conv_norm_pairs = (("proj", "norm"),)
 
     def __init__(self, *, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -302,75 +205,3 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(self.proj(x))
         return out
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    heads: int,
-    bias: AttentionBias,
-    talk: Sequence[nn.Module] = (),
-) -> Tensor:
-    """softmax(q·k/√d + bias)·v with the heads concatenated, in exact blocks of queries where the scores are large.
-
-    Args:
-        query [B, heads·d, hq, wq], key [B, heads·d, hk, wk], value [B, heads·dv, hk, wk].
-        heads: number of heads.
-        bias: adds bias[head, query, key] to the scores.
-        talk: two 1×1 convolutions over the heads, before and after the softmax; or none.
-
-    Returns:
-        [B, heads·dv, hq·wq].
-    """
-    queries, keys = _grid(query), _grid(key)
-    q = split_heads(query, heads).transpose(2, 3)  # B heads Nq d
-    k = split_heads(key, heads)  # B heads d Nk
-    v = split_heads(value, heads).transpose(2, 3)  # B heads Nk dv
-    q = q * q.shape[3] ** -0.5
-    prepared = bias.prepare(keys)
-
-    def block(start: int, stop: int) -> Tensor:
-        scores = q[:, :, start:stop] @ k + bias.rows(prepared, start, stop, queries, keys)  # B heads b Nk
-        if talk:
-            scores = talk[0](scores)
-        attention = scores.softmax(dim=3)
-        if talk:
-            attention = talk[1](attention)
-        mixed: Tensor = attention @ v  # B heads b dv
-        return mixed
-
-    total = queries[0] * queries[1]
-    if torch.compiler.is_compiling() or query.is_meta:
-        mixed = block(0, total)
-    else:
-        step = queries_at_a_time(q, k)
-        parts = [block(start, min(start + step, total)) for start in range(0, total, step)]
-        mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return mixed.transpose(2, 3).flatten(1, 2)  # B heads·dv Nq
-
-
-def queries_at_a_time(q: Tensor, k: Tensor) -> int:
-    """How many queries keep their scores under `SCORE_BYTES`: q [..., Nq, d], k [..., d, Nk]."""
-    bytes_a_query = q.shape[:-2].numel() * k.shape[-1] * q.element_size()
-    return max(SCORE_BYTES // bytes_a_query, 1)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, heads·d, h, w] -> [B, heads, d, h·w]."""
-    return x.reshape(x.shape[0], heads, x.shape[1] // heads, x.shape[2] * x.shape[3])
-
-
-def _grid(x: Tensor) -> Grid:
-    return x.shape[2], x.shape[3]
-
-
-def _pointwise_norm(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
-
-
-def _depthwise_norm(channels: int, *, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels), nn.BatchNorm2d(channels)
-    )

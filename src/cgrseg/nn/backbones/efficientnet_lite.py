@@ -6,7 +6,6 @@ the image with zeros to a multiple of 32, so the padding is a constant and a tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -56,6 +55,8 @@ class SamePadConv(nn.Conv2d):
 class SeparableBlock(nn.Module):
     """Depthwise convolution, then 1×1: [B, C, H, W] -> [B, C', H, W]. Attribute names are timm's."""
 
+    conv_norm_pairs = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
+
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int) -> None:
         super().__init__()
         self.conv_dw = SamePadConv(in_channels, in_channels, kernel, groups=in_channels)
@@ -74,6 +75,8 @@ class InvertedResidual(nn.Module):
 
     Shape: [B, C, H, W] -> [B, C', H/stride, W/stride].
     """
+
+    conv_norm_pairs = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -102,6 +105,10 @@ class EfficientNetLite(nn.Module):
     Shape: images [B, 3, H, W], normalised with mean 127 and std 128 -> [c2, c3, c4] at strides 8, 16, 32; each map
     has ⌈H/stride⌉ × ⌈W/stride⌉ pixels. Lite0 has 40, 112 and 320 channels.
     """
+
+    pixel_mean, pixel_std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+
+    conv_norm_pairs = (("conv_stem", "bn1"),)
 
     def __init__(self, *, size: LiteSize) -> None:
         super().__init__()
@@ -142,7 +149,7 @@ class EfficientNetLite(nn.Module):
         ]
 
 
-def efficientnet_lite(size: str) -> EfficientNetLite:
+def build(size: str) -> EfficientNetLite:
     """EfficientNet-Lite of a size in `SIZES`, with fresh weights."""
     return EfficientNetLite(size=SIZES[size])
 
@@ -158,31 +165,3 @@ def _start_values(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-
-
-def timm_key(key: str, stages: Sequence[int]) -> str:
-    """A key of the original spelling ("_blocks.3._bn1.bias") in timm's, which is ours ("blocks.2.0.bn2.bias").
-
-    Args:
-        key: of the PyPI packages' state dict.
-        stages: blocks in each stage.
-    """
-    head, _, rest = key.partition(".")
-    if head != "_blocks":
-        return {
-            "_conv_stem": "conv_stem",
-            "_bn0": "bn1",
-            "_conv_head": "conv_head",
-            "_bn1": "bn2",
-            "_fc": "classifier",
-        }[head] + f".{rest}"
-    number, name, kind = rest.split(".")
-    index, stage = int(number), 0
-    while index >= stages[stage]:
-        index -= stages[stage]
-        stage += 1
-    names = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    names |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    if stage == 0:  # no expansion, so timm counts one less
-        names = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    return f"blocks.{stage}.{index}.{names[name]}.{kind}"

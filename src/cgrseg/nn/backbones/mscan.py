@@ -11,11 +11,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from . import IMAGENET_MEAN, IMAGENET_STD, DropPath
+
 STRIPS = (7, 11, 21)  # lengths of the three pairs of strip convolutions
-MLP_RATIOS = (8, 8, 4, 4)  # hidden width over width, a stage
+MLP_RATIOS = (8, 8, 4, 4)  # hidden width divided by width, per stage
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ SIZES = {
 }
 
 
-def mscan(size: str, *, drop_path: float = 0.0) -> MSCAN:
+def build(size: str, *, drop_path: float = 0.0) -> MSCAN:
     """Build "t", "s" or "b" with fresh weights."""
     return MSCAN(spec=SIZES[size], drop_path=drop_path)
 
@@ -45,6 +46,8 @@ class MSCAN(nn.Module):
         spec: widths and depths.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
     """
+
+    pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, *, spec: MSCANSpec, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class MSCAN(nn.Module):
         for stage in ("1", "2", "3", "4"):
             x = getattr(self, "patch_embed" + stage)(x)
             x = getattr(self, "block" + stage)(x)
-            x = getattr(self, "norm" + stage)(x.permute(0, 2, 3, 1))  # over the channels: B h w C
+            x = getattr(self, "norm" + stage)(x.permute(0, 2, 3, 1))  # LayerNorm over channels: B h w C
             x = x.permute(0, 3, 1, 2)  # B C h w
             maps.append(x)
         return maps
@@ -93,6 +96,8 @@ class Stem(nn.Module):
 
 class PatchEmbed(nn.Module):
     """3×3 of stride 2, BatchNorm: [B, in, H, W] -> [B, out, ⌈H/2⌉, ⌈W/2⌉]."""
+
+    conv_norm_pairs = (("proj", "norm"),)
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -33,6 +33,9 @@ class TimmEncoder(nn.Module):
             probe = _extractor(name, out_indices=indices).eval()
         self.pads = _must_pad(name, probe)
         self.channels = tuple(probe.feature_info.channels())
+        pretrained: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+        self.pixel_mean = tuple(255 * value for value in pretrained.mean)
+        self.pixel_std = tuple(255 * value for value in pretrained.std)
         self.features: nn.Module = _extractor(name, out_indices=indices)
 
     def forward(self, images: Tensor) -> list[Tensor]:

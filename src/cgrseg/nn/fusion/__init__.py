@@ -1,8 +1,8 @@
-"""Exact folding for inference: the same function with fewer steps (`fuse`), up to rounding.
+"""Exact folding for inference: `fuse` gives the same function with fewer steps, up to rounding.
 
-What is folded: every BatchNorm and every scale a channel into the convolution beside it; the first talking-head
-map into the attention bias, which is kept for the last size seen; the query's strided identity into the centre
-tap of its 3×3; 1×1 before bilinear upsampling instead of after it; the head without prototypes.
+Every BatchNorm and every per-channel scale is folded into the neighbouring convolution; the first talking-head map
+into the attention bias, which is cached for the last size; the query's strided identity into the centre tap of its
+3×3. A 1×1 is applied before bilinear upsampling instead of after it, and the head works without prototypes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from cgrseg.description import Description
+
 from ..backbones import efficientformerv2 as efficient
-from ..model import CGRSeg, ModelSpec
+from ..model import CGRSeg
 from ..prototype import DynamicPrototypeGuidedHead, PrototypeGate, SpatialGather
 from ..rcm import RectangularSelfCalibrationModule
 from ..reconstruction import ContextFusion, ConvNorm, SpatialFeatureReconstruction
-from .folding import fold_input, fold_neighbours, fold_output, fold_scale
+from .folding import fold_input, fold_neighbours, fold_output, fold_pairs, fold_scale
 from .modules import (
     FusedAttention,
     FusedContextFusion,
@@ -31,23 +33,23 @@ from .modules import (
 
 
 class FusedCGRSeg(CGRSeg):
-    """What `fuse` makes: called as a `CGRSeg`, but it can be neither trained nor saved as weights.
+    """The result of `fuse`: called like a `CGRSeg`, but cannot be trained or saved as weights.
 
     Args:
-        spec: of the model that it was.
+        description: of the original model.
         parts: encoder, context, reconstruction and head, folded.
     """
 
-    def __init__(self, *, spec: ModelSpec, parts: dict[str, nn.Module]) -> None:
+    def __init__(self, *, description: Description, parts: dict[str, nn.Module]) -> None:
         nn.Module.__init__(self)
-        self.spec = spec
+        self.description = description
         for name, part in parts.items():
             self.add_module(name, part)
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> FusedCGRSeg:
-        """Refuse training: what training updates is folded away.
+        """Only evaluation mode exists: folded parameters cannot be trained.
 
         Raises:
             ValueError: mode is True.
@@ -60,41 +62,37 @@ class FusedCGRSeg(CGRSeg):
 
 @torch.no_grad()
 def fuse(model: CGRSeg) -> FusedCGRSeg:
-    """Fold a model for inference; the model itself stays as it is, and later changes to it are not followed.
+    """A folded copy of a model for inference. The model itself is not changed.
 
-    Parts that are not known here (encoders of timm, parts that an ablation put in) are copied, with the
-    convolution and BatchNorm pairs of their `nn.Sequential`s folded.
+    Parts without a rule of their own (timm encoders, ablations) are copied; of these, convolution and BatchNorm pairs
+    in an `nn.Sequential` are folded.
 
     Args:
-        model: in evaluation mode, of any floating type and on any device. A fused one is returned as it is.
+        model: in evaluation mode, any floating type, any device. A fused model is returned as it is.
 
     Returns:
-        The inference model, with the same .spec, .labels, .preprocessing and .card. In float64 its logits
-        deviate from the model's by less than 1e-12.
+        The inference model with the same description. In float64 its logits deviate by less than 1e-12.
 
     Raises:
-        ValueError: the model, or a part of it, is in training mode.
+        ValueError: the model or a part of it is in training mode.
     """
     if isinstance(model, FusedCGRSeg):
         return model
     if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode: call model.eval() before fuse(model)")
     parts = {name: _fused(copy.deepcopy(part)) for name, part in model.named_children()}
-    fused = FusedCGRSeg(spec=model.spec, parts=parts)
-    for name in ("labels", "preprocessing", "card"):
-        if hasattr(model, name):
-            setattr(fused, name, copy.copy(getattr(model, name)))
-    return fused
+    return FusedCGRSeg(description=model.description, parts=parts)
 
 
 def _fused(module: nn.Module) -> nn.Module:
-    """The folded form of a module, which may be taken apart for it."""
+    """The folded form of a module; the module itself may be changed."""
     if type(module) in REWRITES:
         return REWRITES[type(module)](module)
     for name, child in module.named_children():
         setattr(module, name, _fused(child))
     if type(module) is nn.Sequential:
         fold_neighbours(module)
+    fold_pairs(module)
     return module
 
 
@@ -133,7 +131,7 @@ def _attention_block(block: efficient.AttentionBlock) -> nn.Module:
 def _attention_downsample(downsample: efficient.AttentionDownsample) -> nn.Module:
     mixer = downsample.attn
     tap = cast(nn.Conv2d, mixer.q.local[0])
-    tap.weight[:, 0, 1, 1] += 1  # x[::2, ::2] is the centre of a 3×3 of stride 2
+    tap.weight[:, 0, 1, 1] += 1  # x[::2, ::2] is the centre tap of a 3×3 of stride 2
     attention = FusedAttention(
         heads=mixer.heads,
         reduce=nn.Identity(),
@@ -161,7 +159,7 @@ def _calibration(module: RectangularSelfCalibrationModule) -> nn.Module:
 
 
 def _context_fusion(module: ContextFusion) -> nn.Module:
-    return FusedContextFusion(local=_pair(module.fuse1), context=_pair(module.fuse2))
+    return FusedContextFusion(local=_conv(module.fuse1), context=_conv(module.fuse2))
 
 
 def _reconstruction(module: SpatialFeatureReconstruction) -> nn.Module:
@@ -172,27 +170,21 @@ def _reconstruction(module: SpatialFeatureReconstruction) -> nn.Module:
 
 def _head(head: DynamicPrototypeGuidedHead) -> nn.Module:
     if type(head.gather) is not SpatialGather or type(head.gate) is not PrototypeGate:
-        return head  # an ablation's
-    scale = _pair(cast(ConvNorm, head.linear_fuse[0]))
+        return head  # changed by an ablation
+    scale = _conv(cast(ConvNorm, head.linear_fuse[0]))
     return FusedHead(scale=scale, classifier=head.classifier, gate=head.gate)
 
 
-def _pair(pair: ConvNorm) -> nn.Conv2d:
+def _conv(pair: ConvNorm) -> nn.Conv2d:
     return fold_output(pair.conv, pair.bn)
-
-
-def _downsample(downsample: efficient.Downsample) -> nn.Module:
-    return fold_output(downsample.proj, downsample.norm)
 
 
 REWRITES: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     efficient.FeedForwardBlock: _feed_forward_block,
     efficient.AttentionBlock: _attention_block,
     efficient.AttentionDownsample: _attention_downsample,
-    efficient.Downsample: _downsample,
     RectangularSelfCalibrationModule: _calibration,
     ContextFusion: _context_fusion,
-    ConvNorm: _pair,
     SpatialFeatureReconstruction: _reconstruction,
     DynamicPrototypeGuidedHead: _head,
 }

@@ -1,4 +1,4 @@
-"""Affine steps a channel become part of the convolution beside them (computed in float64, stored in its own type)."""
+"""Fold per-channel affine steps into the neighbouring convolution, in place; computed in float64."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 
 def fold_output(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """norm(conv(x)) as one convolution, norm with its running statistics."""
+    """norm(conv(x)) as one convolution, with the running statistics of norm."""
     scale, shift = _affine(norm)
     return _replaced(conv, conv.weight.double() * _rows(scale, conv), _bias(conv) * scale + shift)
 
 
 def fold_scale(conv: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
-    """scale ∘ conv(x) as one convolution, scale holding one number a channel."""
+    """scale ∘ conv(x) as one convolution, with one scale per output channel."""
     scale = scale.detach().double().flatten()
     return _replaced(conv, conv.weight.double() * _rows(scale, conv), _bias(conv) * scale)
 
 
 def fold_input(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
-    """conv(norm(x)) as one convolution; only for 1×1 without groups, where no zero padding comes between."""
+    """conv(norm(x)) as one convolution; only for 1×1 without groups, which have no zero padding."""
     assert conv.kernel_size == (1, 1) and conv.groups == 1
     scale, shift = _affine(norm)
     weight = conv.weight.double()
@@ -27,12 +27,20 @@ def fold_input(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def fold_neighbours(layers: nn.Sequential) -> None:
-    """Fold every Conv2d, BatchNorm2d pair; an identity takes the place of the BatchNorm, so numbers stay."""
+    """Fold every Conv2d, BatchNorm2d pair; an identity replaces the BatchNorm, so indices stay."""
     for index in range(len(layers) - 1):
         conv, norm = layers[index], layers[index + 1]
-        # Exact types: a subclass may do more than its name says. Without running statistics a norm isn't affine.
+        # Exact types: a subclass may do more. Without running statistics a norm is not affine.
         if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
             layers[index], layers[index + 1] = fold_output(conv, norm), nn.Identity()
+
+
+def fold_pairs(module: nn.Module) -> None:
+    """Fold the (convolution, BatchNorm) attributes that a module lists in `conv_norm_pairs`."""
+    pairs: tuple[tuple[str, str], ...] = getattr(module, "conv_norm_pairs", ())
+    for conv, norm in pairs:
+        fold_output(getattr(module, conv), getattr(module, norm))
+        setattr(module, norm, nn.Identity())
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -56,18 +64,8 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def _replaced(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """The same convolution with other numbers."""
-    with torch.device("meta"):
-        other = nn.Conv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            stride=conv.stride,  # type: ignore[arg-type]
-            padding=conv.padding,  # type: ignore[arg-type]
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            groups=conv.groups,
-            padding_mode=conv.padding_mode,
-        )
-    other.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
-    other.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-    return other.eval()
+    """Give the convolution other numbers."""
+    dtype = conv.weight.dtype
+    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    return conv

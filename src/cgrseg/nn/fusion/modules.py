@@ -1,4 +1,4 @@
-"""The parts of a folded model (`fuse`) whose steps differ from those of the model it was made from."""
+"""The modules of a fused model whose steps differ from those of the original."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbones import efficientformerv2 as efficient
+from ..backbones.attention import query_block_size
 from ..backbones.attention_bias import AttentionBias, Grid
 from ..prototype import PrototypeGate
 from ..reconstruction import resize
@@ -40,11 +40,11 @@ class Sum(nn.Module):
         return out
 
 
-class KeptBias(nn.Module):
-    """The attention bias, the first talking-head map applied to it, kept for one grid of tokens at a time.
+class CachedAttentionBias(nn.Module):
+    """The attention bias with the first talking-head map applied, cached for one grid of tokens.
 
-    That map is linear over the heads and every resizing of a bias leaves constants as they are, so it is applied
-    to the table. What is kept is no part of the state: copies and loaded weights begin without it.
+    That map is linear over the heads, and resizing a bias leaves constants unchanged, so it is applied to the table.
+    The cache is not part of the state: copies and loaded weights start without it.
 
     Args:
         bias: the bias; its table is replaced.
@@ -59,36 +59,36 @@ class KeptBias(nn.Module):
             if mix.bias is not None:
                 table = table + mix.bias.double()[:, None]
             bias.table.data = table.to(bias.table.dtype)
-        self._kept: tuple[Any, Tensor] | None = None
+        self._cached: tuple[Any, Tensor] | None = None
 
     def forward(self, queries: Grid, keys: Grid) -> Tensor:
-        """bias [heads, queries, keys]; while a graph is traced it is computed in the graph."""
+        """bias [heads, queries, keys]; a traced graph computes it."""
         if torch.compiler.is_compiling() or self.bias.table.is_meta:
             bias: Tensor = self.bias(queries, keys)
             return bias
         table = self.bias.table
         changes = 0 if table.is_inference() else table._version
         key = (queries, keys, table.dtype, table.device, table.data_ptr(), changes)
-        kept = self._kept  # read once: another thread may replace it
-        if kept is None or kept[0] != key:
+        cached = self._cached  # read once: another thread may replace it
+        if cached is None or cached[0] != key:
             with torch.inference_mode(False), torch.no_grad():
-                kept = key, self.bias(queries, keys).contiguous()
-            self._kept = kept
-        return kept[1]
+                cached = key, self.bias(queries, keys).contiguous()
+            self._cached = cached
+        return cached[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_cached": None}
 
 
 class FusedAttention(nn.Module):
-    """`Attention` and `HalvingAttention`: one convolution a step, the scale in the query, the bias kept.
+    """`Attention` and `HalvingAttention` with folded convolutions, the scale in the query, and a cached bias.
 
     Args:
         heads: number of heads.
         reduce, query, key, value, local, project: the folded steps; the last follows a GELU.
         bias: the unfolded bias.
         talk: both talking-head maps, or None.
-        enlarge: go back to the size of the input bilinearly.
+        enlarge: upsample bilinearly to the size of the input.
 
     Shape: [B, C, H, W] -> [B, C', H, W], or the query's grid where that is halved.
     """
@@ -111,8 +111,8 @@ class FusedAttention(nn.Module):
         self.heads, self.enlarge = heads, enlarge
         self.reduce, self.query, self.key, self.value, self.local = reduce, query, key, value, local
         _scale_last(query, heads)
-        self.bias = KeptBias(bias=bias, mix=talk[0] if talk else None)
-        # Convolutions: written as matrix products with a bias, OpenVINO's int8 gets them wrong.
+        self.bias = CachedAttentionBias(bias=bias, mix=talk[0] if talk else None)
+        # Convolutions: as matrix products with a bias, OpenVINO's int8 computes them wrongly.
         self.mix = _unbiased(talk[0]) if talk else None
         self.talk = talk[1] if talk else None
         self.project = project
@@ -133,10 +133,10 @@ class FusedAttention(nn.Module):
         q, k, v = (self._split(x) for x in (query, key, value))  # B·heads Nq d, B·heads Nk d, B·heads Nk dv
         total = queries[0] * queries[1]
         tracing = torch.compiler.is_compiling() or query.is_meta
-        step = total if tracing else efficient.queries_at_a_time(q, k.transpose(1, 2))
+        step = total if tracing else query_block_size(q, k.transpose(1, 2))
         if step >= total:
             mixed = self._block(q, k, v, self.bias(queries, keys))
-        else:  # a bias of this size isn't kept either
+        else:  # a bias of this size is not cached either
             bias = self.bias.bias
             prepared = bias.prepare(keys)
             parts = []
@@ -147,13 +147,13 @@ class FusedAttention(nn.Module):
             mixed = torch.cat(parts, dim=1)
         mixed = mixed.view(query.shape[0], self.heads, total, -1).transpose(1, 2)  # B Nq heads dv
         mixed = mixed.reshape(query.shape[0], *queries, -1).permute(0, 3, 1, 2)
-        # Channels-last strides tie a graph that is traced to batches of more than one.
+        # Channels-last strides would fix a traced graph to batches of more than one.
         return mixed.clone(memory_format=torch.contiguous_format) if tracing else mixed
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, heads·d, h, w] -> [B·heads, h·w, d]: a copy of whole rows where images are channels-last.
 
-        Matrices of three axes: a graph of `@` would copy those of four.
+        Three axes for bmm: `@` with four axes would add copies to a graph.
         """
         batch, channels, height, width = x.shape
         rows = x.permute(0, 2, 3, 1).reshape(batch, height * width, self.heads, channels // self.heads)
@@ -187,7 +187,7 @@ class FusedContextFusion(nn.Module):
 
 
 class FusedReconstruction(nn.Module):
-    """`SpatialFeatureReconstruction` with each 1×1 before its upsampling: bilinear weights sum to 1."""
+    """`SpatialFeatureReconstruction` with each 1×1 before its upsampling, as bilinear weights sum to 1."""
 
     def __init__(self, *, lateral: nn.Module, calibrate: nn.Module, fuse: nn.Module) -> None:
         super().__init__()
@@ -207,9 +207,9 @@ class FusedReconstruction(nn.Module):
 
 
 class FusedHead(nn.Module):
-    """`DynamicPrototypeGuidedHead` without prototypes: the class embedding is applied to pixels first.
+    """`DynamicPrototypeGuidedHead` without prototypes: the class embedding is applied to the pixels first.
 
-    Constants that a softmax takes away are left out, and x ∘ g + x is x under a classifier scaled by 1 + g.
+    Constants that cancel in a softmax are left out, and x ∘ g + x becomes a classifier scaled by 1 + g.
 
     Shape: [B, D, h, w] -> [B, K, h, w].
     """
@@ -228,7 +228,7 @@ class FusedHead(nn.Module):
         weight, embedding = self.weight.expand(copies), self.embedding.expand(copies)  # B K D, B 1 D
         share = weight.bmm(torch.relu(x * self.scale + self.shift)).softmax(dim=2)  # B K h·w, 1 over the pixels
         classes = share.bmm(embedding.bmm(x).transpose(1, 2)).softmax(dim=1)  # B K 1
-        pixels = classes.transpose(1, 2).bmm(share)  # B 1 h·w, what each pixel counts in the scene
+        pixels = classes.transpose(1, 2).bmm(share)  # B 1 h·w, the weight of each pixel
         scene = x.bmm(pixels.transpose(1, 2))  # B D 1
         gate = self.gate(scene[..., None]).sigmoid()[..., 0]  # B D 1
         logits: Tensor = (weight * (1 + gate).transpose(1, 2)).bmm(x) + self.bias  # B K h·w

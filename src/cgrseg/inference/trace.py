@@ -1,8 +1,8 @@
-"""The network as a graph of torch.export, for any batch, height and width, with tensors or pictures as inputs."""
+"""Trace a network with torch.export for any batch, height and width, with tensors or images as input."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,20 @@ from cgrseg._process import quiet
 from cgrseg.nn.fusion import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing, Size
 
+from .runtimes import METADATA_KEY
+
 Io = Literal["tensor", "image"]
-TRACED = (2, 96, 160)  # batch and size of the example; no two of the numbers that follow from them are equal
+TRACED = (2, 96, 160)  # batch and size of the example; all derived sizes differ
 
 
-class PictureNetwork(nn.Module):
-    """Photos in, label maps out: all of the way that needs no resizing of the photo.
+class ImageNetwork(nn.Module):
+    """Images to label maps: everything except resizing the image.
 
     Args:
         network: images -> stride-8 logits.
-        preprocessing: its mean, std and padding are used; its resizing is left to the caller.
+        preprocessing: mean, std and padding are used; the caller resizes.
 
-    Shape: photos uint8 [B, H, W, 3] RGB -> class ids [B, H, W], uint8 to 256 classes, else int32.
+    Shape: uint8 [B, H, W, 3] RGB -> class ids [B, H, W], uint8 up to 256 classes, otherwise int32.
     """
 
     mean: Tensor
@@ -39,7 +41,7 @@ class PictureNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None])
 
     def forward(self, photos: Tensor) -> Tensor:
-        # Contiguous, or torch.export traces channels last and ties the graph to more than one photo.
+        # Contiguous, or torch.export traces channels-last strides and fixes the graph to more than one image.
         images = (photos.permute(0, 3, 1, 2).contiguous().float() - self.mean) / self.std  # B 3 H W
         height, width, multiple = photos.shape[1], photos.shape[2], self.multiple
         below = (height + multiple - 1) // multiple * multiple - height
@@ -56,25 +58,38 @@ def trace(
 
     Args:
         network: float32, on the CPU.
-        io: "tensor": images -> logits, as the network; "image": see `PictureNetwork`.
+        io: "tensor": normalised images -> logits; "image": see `ImageNetwork`.
         preprocessing: of "image".
-        size: the only (height, width) of the graph; None for any from 32 on ("image": from 1, where it pads).
+        size: the only (height, width) of the graph; None for any from 32 ("image": from 1, with padding).
 
     Raises:
-        ValueError: any size is asked of a network in official bias mode.
+        ValueError: no size is given for a network with bias mode "official".
     """
     if size is None and network.spec.bias_mode == "official":
-        raise ValueError(
-            'bias mode "official" depends on the size in a way that graphs can\'t follow: give --size HEIGHTxWIDTH'
-        )
+        raise ValueError('bias mode "official" cannot be traced for any size: give --size HEIGHTxWIDTH')
     batch, height, width = (TRACED[0], *(size or TRACED[1:]))
     free = None if size else Dim.DYNAMIC
     with quiet(), torch.no_grad(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         if io == "image":
-            model: nn.Module = PictureNetwork(network=network, preprocessing=preprocessing).eval()
+            model: nn.Module = ImageNetwork(network=network, preprocessing=preprocessing).eval()
             example = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
             shapes = {0: Dim.DYNAMIC, 1: free, 2: free}
         else:
             model, example = network, torch.zeros(batch, 3, height, width)
             shapes = {0: Dim.DYNAMIC, 2: free, 3: free}
         return torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
+
+
+def to_openvino(program: ExportedProgram, text: str = "") -> Any:
+    """Convert a traced network to an OpenVINO model, with `text` as its metadata."""
+    import openvino  # type: ignore[import-untyped]
+
+    with quiet():
+        model = openvino.convert_model(program)
+    (name,) = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == name)
+    shape = [side if isinstance(side, int) else -1 for side in node.meta["val"].shape]
+    model.reshape(shape)  # the converter keeps only the rank; known sides are 1.3 times as fast
+    model.outputs[0].get_tensor().set_names({"labels" if len(model.outputs[0].get_partial_shape()) == 3 else "logits"})
+    model.set_rt_info(text, METADATA_KEY)
+    return model

@@ -1,1 +1,0 @@
-"""Weights that we trained ourselves, each with its card beside it."""
