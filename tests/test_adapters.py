@@ -110,7 +110,7 @@ def test_what_nothing_takes_is_reported(nano_state: dict[str, Tensor]) -> None:
     report = load_official(build("cgrseg_n", num_classes=4), state)
     assert report.unexpected == ("auxiliary_head.conv_seg.weight",)
     assert report.missing == ("head.gate.conv_mask.bias",)
-    assert str(report).endswith(" loaded, 1 missing, 1 unexpected, 0 reshaped")
+    assert str(report).endswith(" loaded, 1 missing, 1 unexpected tensors")
 
 
 def test_a_classifier_of_another_size_is_refused_or_kept(nano_state: dict[str, Tensor]) -> None:
@@ -264,12 +264,12 @@ def test_official_mode_starts_its_tables_as_the_release_does() -> None:
 def test_weights_of_another_size_or_network_change_nothing() -> None:
     encoder = build("cgrseg_n").encoder
     before = copy.deepcopy(encoder)
-    with pytest.raises(ValueError, match="of another variant"):
+    with pytest.raises(ValueError, match="another variant"):
         load_encoder(encoder, timm_donor("s1").state_dict())
     with pytest.raises(ValueError, match=r"fills 0 of our \d+ tensors"):
         load_encoder(encoder, timm.create_model("test_resnet").state_dict())
     assert equal(encoder, before)
-    with pytest.raises(ValueError, match="a MSCAN takes no EfficientFormerV2 weights"):
+    with pytest.raises(ValueError, match="a MSCAN takes no ImageNet file"):
         load_encoder(build("cgrseg_n", backbone="mscan_t").encoder, timm_donor("s0").state_dict())
 
 
@@ -313,9 +313,9 @@ def test_files_of_each_kind_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").touch()
     (tmp_path / "text.pth").write_text("hello world")
     for name, message in [
-        ("list.pth", "holds no tensors by name"),
+        ("list.pth", "holds no named tensors"),
         ("empty.pth", "is empty"),
-        ("text.pth", "is damaged or no checkpoint"),
+        ("text.pth", "is damaged or not a checkpoint|is not a weights file"),
         ("", "is a folder"),
     ]:
         with pytest.raises(ValueError, match=message) as raised:
@@ -380,7 +380,7 @@ def test_convert_writes_weights_that_give_the_checkpoints_numbers(
 ) -> None:
     out, classes = tmp_path / "new" / "nano.safetensors", class_list(tmp_path / "classes.json", 4)
     assert main(["convert", str(checkpoint), "--out", str(out), "--classes", str(classes)]) == 0
-    assert " loaded, 0 missing, 0 unexpected, 0 reshaped" in capsys.readouterr().out
+    assert " loaded tensors" in capsys.readouterr().out
     converted, direct = cgrseg.load(out, device="cpu"), build("cgrseg_n", num_classes=4).eval()
     load_official(direct, nano_state)
     assert converted.spec == direct.spec and equal(converted, direct)
@@ -413,7 +413,7 @@ def test_convert_refuses_with_one_line_and_writes_nothing(
         ([str(checkpoint), "--classes", str(tmp_path / "none.json")], "no class list at "),
         ([str(checkpoint), "--model", "cgrseg_t"], "backbone efficientformerv2_s0, the model efficientformerv2_s1"),
         ([str(checkpoint), "--model", "cgrseg_x"], "no model is called 'cgrseg_x'"),
-        ([str(tmp_path / "other.pth")], "other.pth: no released CGRSeg checkpoint: its keys are such as fc.weight"),
+        ([str(tmp_path / "other.pth")], "other.pth: not a released CGRSeg checkpoint: its first keys are fc.weight"),
         ([str(tmp_path / "partial.pth")], "lacks 1 tensors, first head.gate.conv_mask.bias"),
         ([str(tmp_path / "absent.pth")], "no weights file at "),
     ]:

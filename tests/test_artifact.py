@@ -173,7 +173,7 @@ def test_what_a_model_carries_is_saved_unless_something_else_is_given(nano: CGRS
     artifact.save(model, path)
     plain = artifact.describe(path)
     assert (plain.labels, plain.preprocessing, plain.card) == (LabelSpace.numbered(3), Preprocessing(), {})
-    model.labels, model.preprocessing, model.card = LABELS, PREPROCESSING, CARD
+    model.describe(labels=LABELS, preprocessing=PREPROCESSING, card=CARD)
     artifact.save(model, path)
     assert artifact.describe(path) == artifact.Description(model.spec, LABELS, PREPROCESSING, CARD)
     artifact.save(model, path, labels=LabelSpace.numbered(3), card={})
@@ -188,9 +188,9 @@ def test_a_weights_file_is_as_readable_as_any_other_file(tiny_file: Path, tmp_pa
 def test_a_class_list_of_another_length_or_a_foreign_model_is_not_saved(nano: CGRSeg, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_text("precious")
-    with pytest.raises(ValueError, match="3 classes but the class list 4"):
+    with pytest.raises(ValueError, match="class list has 4 classes, the model 3"):
         artifact.save(nano, path, labels=LabelSpace.numbered(4))
-    with pytest.raises(ValueError, match="a Linear can't be saved"):
+    with pytest.raises(ValueError, match="a Linear cannot be saved"):
         artifact.save(nn.Linear(2, 2), path)
     with pytest.raises(TypeError, match="JSON"):
         artifact.save(nano, path, card={"when": object()})
@@ -247,12 +247,12 @@ def test_a_file_that_is_no_weights_file_says_what_it_is_and_what_to_do(tiny_file
     assert "is a folder" in complaint(tmp_path)
     for content_, message in [
         (b"", "is empty (0 bytes): copy or download it again"),
-        (content[:-1000], "is damaged or cut short"),
-        (content[:500], "is damaged or cut short"),
+        (content[:-1000], "is damaged or incomplete"),
+        (content[:500], "is damaged or incomplete"),
         (content[:5], "is not a weights file"),
         (b"hello world, I am a text", "is not a weights file: give a .safetensors file"),
         (bytes(1000), "is not a weights file"),
-        (content + b"more", "is damaged or cut short"),
+        (content + b"more", "is damaged or incomplete"),
     ]:
         path.write_bytes(content_)
         assert message in complaint(path)
@@ -276,29 +276,29 @@ KEY = "head.classifier.weight"
     [
         ({"format": 2}, "a newer cgrseg wrote it (format 2, this one reads 1): upgrade"),
         ({"format": "1"}, "its format is '1'"),
-        ({"spec": {"heads": 4}}, "doesn't know the model option 'heads': upgrade"),
+        ({"spec": {"heads": 4}}, "does not know the model option 'heads': upgrade"),
         ({"spec": {"width": "8"}}, "its model option width is '8'"),
         ({"spec": {"width": True}}, "its model option width is True"),
-        ({"spec": {"width": 0}}, "width is 0: it must be at least 1"),
-        ({"spec": {"width": 10**30}}, "its model can't be built"),
+        ({"spec": {"width": 0}}, "width is 0: it must be from 1"),
+        ({"spec": {"width": 10**30}}, "it must be from 1 to"),
         (
             {"spec": {"width": 16}},
             "reconstruction.lateral.0.weight has shape (32, 8, 1, 1), the model needs (32, 16, 1, 1)",
         ),
-        ({"spec": {"context_blocks": 10**9}}, "too few for 1000000000 context blocks"),
+        ({"spec": {"context_blocks": 10**4}}, "too few for 10000 context blocks"),
         ({"spec": {"context_blocks": 2}}, "lacks 21 of 241 tensors, first context.blocks.1.gamma"),
         ({"spec": {"backbone": "timm/hf-hub:someone/something"}}, "timm has no model"),
         ({"spec": {"backbone": "resnet"}}, "no backbone is called 'resnet'"),
-        ({"spec": {"bias_mode": "absolute"}}, 'use "relative" or "official"'),
-        ({"spec": []}, "AttributeError"),
-        ({"labels": LabelSpace.numbered(4).to_dict()}, "names 4 classes, its model tells 3 apart"),
+        ({"spec": {"bias_mode": "absolute"}}, 'use relative or official'),
+        ({"spec": []}, "its spec is"),
+        ({"labels": LabelSpace.numbered(4).to_dict()}, "class list has 4 classes, the model 3"),
         ({"labels": {"colors": [[1, 2]]}}, "a.safetensors: "),
         ({"labels": None}, "a.safetensors: "),
         ({"preprocessing": {"mean": None}}, "a.safetensors: "),
         ({"preprocessing": {"zoom": 3}}, "zoom"),
         ({"card": 5}, "a.safetensors: "),
         ({"drop": KEY}, "lacks 1 of 220 tensors, first head.classifier.weight"),
-        ({"tensors": {"more": torch.zeros(2)}}, "has 1 tensors too many, first more"),
+        ({"tensors": {"more": torch.zeros(2)}}, "has 1 unknown tensors, first more"),
         ({"tensors": {KEY: torch.zeros(3, 9, 1, 1)}}, f"{KEY} has shape (3, 9, 1, 1), the model needs (3, 8, 1, 1)"),
         ({"tensors": {KEY: torch.zeros(3, 8, 1, 1, dtype=torch.int8)}}, f"{KEY} has type I8"),
     ],
@@ -361,16 +361,31 @@ def test_weights_saved_in_one_bias_mode_load_in_the_other(nano: CGRSeg, tmp_path
 def test_create_model_says_how_to_ask_for_what_the_file_holds(tiny_file: Path) -> None:
     for arguments, options, message in [
         (("cgrseg_t", 3), {}, "holds a cgrseg_n, not a cgrseg_t"),
-        (("cgrseg_n",), {}, "tells 3 classes apart, not 150: call create_model('cgrseg_n', num_classes=3"),
-        (("cgrseg_n", 3), {"width": 16}, "the model needs"),
+        (("cgrseg_n", 3), {"width": 16}, "is it another variant?"),
         (("cgrseg_m", 3), {}, "no model is called 'cgrseg_m'"),
         (("cgrseg_n", 3), {"wdith": 16}, "did you mean 'width'"),
     ]:
         with pytest.raises(ValueError) as raised:
             cgrseg.create_model(*arguments, weights=tiny_file, **options)
         assert message in str(raised.value)
-    model = cgrseg.create_model("cgrseg_n", 3, weights=tiny_file, dropout=0.4)
-    assert model.head.dropout.p == 0.4 and model.spec.width == 8
+    model = cgrseg.create_model("cgrseg_n", weights=tiny_file, dropout=0.4)
+    assert model.head.dropout.p == 0.4 and model.spec.width == 8 and model.spec.num_classes == 3
+
+
+def test_create_model_keeps_everything_but_a_classifier_of_another_size(
+    tiny_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = cgrseg.create_model("cgrseg_n", num_classes=5, weights=tiny_file)
+    donor = cgrseg.load(tiny_file, device="cpu").state_dict()
+    different = [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, donor[key])]
+    assert set(different) <= {"head.classifier.weight", "head.classifier.bias"}
+    assert model.spec.num_classes == 5 and len(model.labels) == 5 and model.preprocessing == cgrseg.load(tiny_file).preprocessing
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "the classifier starts fresh: 3 -> 5 classes"
+    ]
+
+
+def test_the_names_of_all_models_are_listed() -> None:
     assert cgrseg.list_models() == ["cgrseg_t", "cgrseg_b", "cgrseg_l", "cgrseg_n", "cgrseg_lite", "segnext_t", "segnext_s"]
 
 
@@ -381,11 +396,11 @@ def test_load_finds_files_and_bundled_names_and_guesses_what_was_meant(
     folder.mkdir()
     (folder / "street-v1.safetensors").write_bytes(tiny_file.read_bytes())
     (folder / "street-v1.md").write_text("card")
-    monkeypatch.setattr(create.resources, "files", lambda package: folder)
+    monkeypatch.setattr(create.resources, "files", lambda package: tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "street-v1").mkdir()  # a folder of that name does not hide the bundled weights
     (tmp_path / "plain").write_bytes(tiny_file.read_bytes())
-    assert create.bundled() == ["street-v1"]
+    assert create.list_weights() == ["street-v1"]
     for source in ("street-v1", "plain", tiny_file, str(tiny_file)):
         model = cgrseg.load(source, device="cpu")
         assert not model.training and model.card == CARD and model.labels == LABELS
@@ -397,12 +412,12 @@ def test_load_finds_files_and_bundled_names_and_guesses_what_was_meant(
         with pytest.raises(FileNotFoundError, match=f"no weights file at {absent}"):
             cgrseg.load(absent)
     for device in ("gpu", "cuda:99"):
-        with pytest.raises(ValueError, match=f"device '{device}' can't be used"):
+        with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
             cgrseg.load("street-v1", device=device)
 
 
 def test_every_bundled_name_loads_and_has_its_card() -> None:
-    for name in create.bundled():
+    for name in create.list_weights():
         model = cgrseg.load(name, device="cpu")
         assert len(model.labels) == model.spec.num_classes and model.card
         assert (Path(create.__file__).parent / "bundled" / f"{name}.md").is_file()
@@ -431,7 +446,7 @@ def test_weights_come_from_the_hub(hub: Path, tiny_file: Path) -> None:
     (hub / "someone--street.safetensors").write_bytes(tiny_file.read_bytes())
     assert cgrseg.load("hf:someone/street", device="cpu").labels == LABELS
     assert cgrseg.create_model("cgrseg_n", 3, weights="hf:someone/street").card == CARD
-    with pytest.raises(OSError, match=r"^model.safetensors of someone/else can't be fetched .*\(no such entry\)"):
+    with pytest.raises(OSError, match=r"^model.safetensors of someone/else cannot be downloaded .*\(no such entry\)"):
         cgrseg.load("hf:someone/else")
 
 
@@ -444,7 +459,7 @@ def test_imagenet_weights_fill_the_encoder(hub: Path) -> None:
         maps, expected = model.encoder(images), donor.forward_intermediates(images, intermediates_only=True)
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="not for mscan_t"):
+    with pytest.raises(ValueError, match="no ImageNet weights for mscan_t"):
         cgrseg.create_model("cgrseg_n", weights="imagenet", backbone="mscan_t")
 
 
@@ -458,11 +473,11 @@ def test_imagenet_weights_of_a_timm_encoder_come_through_timm(monkeypatch: pytes
 
     real = timm.create_model
     monkeypatch.setattr(
-        create.timm, "create_model", lambda name, **o: (pretend if o.get("pretrained") else real)(name, **o)
+        timm, "create_model", lambda name, **o: (pretend if o.get("pretrained") else real)(name, **o)
     )
     model = cgrseg.create_model("cgrseg_n", weights="imagenet", **TINY)
     assert len(made) == 1 and equal(model.encoder.features, made[0])
-    with pytest.raises(ValueError, match="timm has no weights for resnetblur18"):
+    with pytest.raises(ValueError, match="timm has no ImageNet weights for resnetblur18"):
         cgrseg.create_model("cgrseg_n", weights="imagenet", backbone="timm/resnetblur18")
 
 
@@ -477,7 +492,7 @@ def test_without_a_network_one_clear_line_says_what_to_do(
     monkeypatch.setattr(hub_client, "getproxies", dict)
     monkeypatch.setattr(hub_client, "try_to_load_from_cache", lambda *arguments: None)
     with pytest.raises(
-        OSError, match=r"can't be fetched from the Hugging Face hub .*Name or service not known.*online"
+        OSError, match=r"cannot be downloaded from the Hugging Face hub .*Name or service not known.*online"
     ):
         cgrseg.create_model("cgrseg_n", weights="imagenet", backbone=backbone)
 
@@ -489,6 +504,6 @@ def test_the_hubs_own_offline_switch_gives_the_same_line(monkeypatch: pytest.Mon
         lambda: cgrseg.create_model("cgrseg_n", weights="imagenet"),
         lambda: cgrseg.load("hf:someone/nothing"),
     ):
-        with pytest.raises(OSError, match="can't be fetched from the Hugging Face hub") as raised:
+        with pytest.raises(OSError, match="cannot be downloaded from the Hugging Face hub") as raised:
             make()
         assert "\n" not in str(raised.value)

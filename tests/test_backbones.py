@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgrseg.nn import build
-from cgrseg.nn.backbones.mscan import MSCANSpec, mscan
+from cgrseg.nn.backbones.mscan import MSCANSpec
+from cgrseg.nn.backbones.mscan import build as mscan
 from cgrseg.nn.backbones.timm import TimmEncoder
 
 SMALL = MSCANSpec((8, 16, 24, 32), (1, 2, 1, 1))
@@ -159,7 +160,7 @@ def test_mscan_starts_as_released() -> None:
 
 
 def test_mscan_drop_path_grows_linearly() -> None:
-    rates = [m.drop_prob for m in mscan("t", drop_path=0.12).modules() if type(m).__name__ == "DropPath"]
+    rates = [m.rate for m in mscan("t", drop_path=0.12).modules() if type(m).__name__ == "DropPath"]
     assert rates == pytest.approx([0.01 * j for j in range(13)])
 
 

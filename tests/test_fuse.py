@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from cgrseg.nn import CGRSeg, build
-from cgrseg.nn.backbones import efficientformerv2 as efficient
+from cgrseg.nn.backbones import attention as efficient
 from cgrseg.nn.fusion import FusedCGRSeg, fuse
-from cgrseg.nn.fusion.modules import KeptBias
+from cgrseg.nn.fusion.modules import CachedAttentionBias
 from cgrseg.weights import artifact
 
 SLOW = pytest.mark.slow
@@ -69,7 +69,7 @@ def test_blocks_of_queries_give_the_same(mode: str, monkeypatch: pytest.MonkeyPa
     fused = fuse(model)
     monkeypatch.setattr(efficient, "SCORE_BYTES", 2000)
     assert deviation(model, fused, (100, 131), batch=1) < 1e-12
-    assert all(kept._kept is None for kept in fused.modules() if isinstance(kept, KeptBias))
+    assert all(kept._cached is None for kept in fused.modules() if isinstance(kept, CachedAttentionBias))
 
 
 def test_nothing_foldable_is_left_of_ours() -> None:
@@ -104,42 +104,41 @@ def test_a_fused_model_is_neither_trained_nor_saved(tmp_path: object) -> None:
     with pytest.raises(ValueError, match="can't be trained"):
         fused.train()
     assert fused.eval() is fused
-    with pytest.raises(ValueError, match="can't be saved as weights"):
+    with pytest.raises(ValueError, match="cannot be saved as weights"):
         artifact.save(fused, f"{tmp_path}/fused.safetensors")
 
 
 def test_labels_preprocessing_and_card_go_along() -> None:
     model = random_model()
-    model.card = {"miou": 0.5}
+    model.describe(card={"miou": 0.5})
     fused = fuse(model)
-    assert fused.card == {"miou": 0.5} and fused.spec == model.spec
-    assert not hasattr(fused, "labels")
+    assert fused.card == {"miou": 0.5} and fused.description == model.description
 
 
-def kept_biases(fused: FusedCGRSeg) -> list[KeptBias]:
-    return [module for module in fused.modules() if isinstance(module, KeptBias)]
+def kept_biases(fused: FusedCGRSeg) -> list[CachedAttentionBias]:
+    return [module for module in fused.modules() if isinstance(module, CachedAttentionBias)]
 
 
-def test_the_bias_is_kept_for_one_size_and_rebuilt_when_it_changes() -> None:
+def test_the_bias_is_cached_for_one_size_and_rebuilt_when_it_changes() -> None:
     model = random_model()
     fused = fuse(model)
     assert deviation(model, fused, (64, 96)) < 1e-12
-    first = [kept._kept[1] for kept in kept_biases(fused)]
+    first = [kept._cached[1] for kept in kept_biases(fused)]
     assert deviation(model, fused, (64, 96)) < 1e-12
-    assert all(kept._kept[1] is tensor for kept, tensor in zip(kept_biases(fused), first, strict=True))
+    assert all(kept._cached[1] is tensor for kept, tensor in zip(kept_biases(fused), first, strict=True))
     assert deviation(model, fused, (96, 64)) < 1e-12  # as many tokens, another grid
-    assert not any(kept._kept[1] is tensor for kept, tensor in zip(kept_biases(fused), first, strict=True))
+    assert not any(kept._cached[1] is tensor for kept, tensor in zip(kept_biases(fused), first, strict=True))
     assert deviation(model, fused, (64, 96)) < 1e-12
 
 
-def test_the_kept_bias_is_no_state_and_survives_copies() -> None:
+def test_the_cached_bias_is_no_state_and_survives_copies() -> None:
     model = random_model()
     fused = fuse(model)
     empty = set(fused.state_dict())
     assert deviation(model, fused, (64, 96)) < 1e-12
     assert set(fused.state_dict()) == empty
     twin = copy.deepcopy(fused)
-    assert all(kept._kept is None for kept in kept_biases(twin))
+    assert all(kept._cached is None for kept in kept_biases(twin))
     assert deviation(model, twin, (64, 96)) < 1e-12
     buffer = io.BytesIO()
     torch.save(fused, buffer)
@@ -147,7 +146,7 @@ def test_the_kept_bias_is_no_state_and_survives_copies() -> None:
     assert deviation(model, torch.load(buffer, weights_only=False), (64, 96)) < 1e-12
 
 
-def test_the_kept_bias_never_goes_stale() -> None:
+def test_the_cached_bias_never_goes_stale() -> None:
     model, other = random_model(), random_model()
     for key, tensor in other.named_parameters():
         if key.endswith("bias.table"):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgrseg.inference.labelmap import bands, confidence, label_map
+from cgrseg.inference.bilinear import resized as lazily_resized
+from cgrseg.inference.labelmap import confidence, label_map
 
 sides = st.integers(1, 90)
 sizes = st.tuples(sides, sides)
@@ -155,17 +156,6 @@ def test_confidence_is_the_largest_softmax_of_the_resized_logits(case: Any) -> N
     torch.testing.assert_close(confidence(logits, size, **steps), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("band_rows", [None, 1, 7, 1000])
-def test_bands_are_the_resized_logits_from_top_to_bottom(band_rows: int | None) -> None:
-    logits = drawn((2, 5, 9, 11), "noise")
-    steps: dict[str, Any] = {"input_size": (72, 88), "valid": (65, 81)}
-    found = list(bands(logits, (100, 53), band_rows=band_rows, **steps))
-    assert [row for rows, _ in found for row in range(rows.start, rows.stop)] == list(range(100))
-    assert band_rows is None or max(band.shape[2] for _, band in found) == min(band_rows, 100)
-    together = torch.cat([band for _, band in found], 2)
-    torch.testing.assert_close(together, resized(logits, (100, 53), **steps), atol=1e-5, rtol=1e-5)
-
-
 MEASURE = """
 import sys, torch
 from cgrseg.inference.labelmap import label_map
@@ -207,7 +197,7 @@ def test_peak_memory_is_below_three_maps_and_the_logits(
     assert int(done.stdout) < 3 * 4 * height * width + 4 * classes * h * w
 
 
-@pytest.mark.parametrize("compute", [label_map, confidence, lambda *a, **k: list(bands(*a, **k))])
+@pytest.mark.parametrize("compute", [label_map, confidence, lazily_resized])
 @pytest.mark.parametrize(
     ("shape", "size", "steps", "complaint"),
     [

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cgrseg.nn import RCM, VARIANTS, CGRSeg, DynamicPrototypeGuidedHead, build
-from cgrseg.nn.backbones import efficientformerv2 as effnet
+from cgrseg.nn.backbones import attention as attention_module
 from cgrseg.nn.context import average_pool
 
 
@@ -96,7 +96,7 @@ def test_start_values_are_the_papers() -> None:
 
 def test_drop_path_grows_linearly_and_each_variant_has_its_own() -> None:
     def rates(model: CGRSeg) -> list[float]:
-        return [block.drop_path.drop_prob for stage in model.encoder.stages for block in stage]
+        return [block.drop_path.rate for stage in model.encoder.stages for block in stage]
 
     large = rates(build("cgrseg_l"))
     assert large == pytest.approx([0.1 * j / 34 for j in range(35)])
@@ -127,14 +127,14 @@ def test_query_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, bias_mode:
     randomize(model)
     images = torch.randn(2, 3, 150, 333).double()
     whole = model(images)
-    monkeypatch.setattr(effnet, "SCORE_BYTES", 20_000)
+    monkeypatch.setattr(attention_module, "SCORE_BYTES", 20_000)
     torch.testing.assert_close(model(images), whole, atol=1e-12, rtol=0)
 
 
 @torch.inference_mode()
 def test_attention_never_holds_more_scores_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effnet, "SCORE_BYTES", 2**20)
-    attention = effnet.HalvingAttention(in_channels=16, out_channels=16, bias_mode="relative").eval()
+    monkeypatch.setattr(attention_module, "SCORE_BYTES", 2**20)
+    attention = attention_module.HalvingAttention(in_channels=16, out_channels=16, bias_mode="relative").eval()
     sizes: list[int] = []
     softmax = torch.Tensor.softmax
     monkeypatch.setattr(

@@ -1,7 +1,8 @@
-"""OpenVINO's networks for one shape and for any give the same numbers, and are made when they pay."""
+"""OpenVINO networks for one shape and for any shape give the same numbers and are compiled when it pays."""
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
-from cgrseg.inference import openvino as ours
-from cgrseg.inference.openvino import OpenVINONetwork
+from cgrseg.inference.runtimes import OpenVINONetwork
 
 openvino = pytest.importorskip("openvino")
 
@@ -44,11 +44,6 @@ def path(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def two_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "KEPT", 2)
-
-
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Gets the shape of each network as it is compiled; -1 stands for any."""
@@ -73,24 +68,23 @@ def agrees(network: OpenVINONetwork, model: nn.Module, shape: tuple[int, ...], s
     return torch.allclose(network(given), model(given), atol=1e-5)
 
 
-def test_the_first_shapes_have_their_own_and_others_share_one(
+def test_the_first_shapes_have_their_own_network_and_others_share_one(
     path: Path, model: nn.Module, compiled: list[list[int]]
 ) -> None:
-    network = OpenVINONetwork(path)
+    network = OpenVINONetwork(path, shapes=2)
     assert compiled == []
     first = network(images(SHAPES[0]))
     kept = first.clone()
     for shape in SHAPES * 3:
         assert agrees(network, model, shape, seed=1)
-    assert torch.equal(first, kept), "an answer is the caller's own"
+    assert torch.equal(first, kept), "a result belongs to the caller"
     assert compiled == [list(SHAPES[0]), list(SHAPES[1]), [-1, 3, -1, -1]]
 
 
-def test_a_shape_that_comes_often_takes_the_place_of_the_one_used_least(
-    path: Path, model: nn.Module, compiled: list[list[int]], monkeypatch: pytest.MonkeyPatch
+def test_a_frequent_shape_replaces_the_least_recently_used_one(
+    path: Path, model: nn.Module, compiled: list[list[int]]
 ) -> None:
-    monkeypatch.setattr(ours, "OFTEN", 3)
-    network = OpenVINONetwork(path)
+    network = OpenVINONetwork(path, shapes=2, frequent=3)
     first, second, third, fourth = SHAPES
     for shape in (second, first, third, third, second):  # the first was last used before the second
         assert agrees(network, model, shape)
@@ -102,26 +96,27 @@ def test_a_shape_that_comes_often_takes_the_place_of_the_one_used_least(
     assert compiled[4:] == [list(first)]
 
 
-def test_a_network_for_one_shape_equals_that_for_any(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = OpenVINONetwork(path)
-    monkeypatch.setattr(ours, "KEPT", 0)
-    monkeypatch.setattr(ours, "OFTEN", 99)
-    shared = OpenVINONetwork(path)
+def test_a_network_for_one_shape_equals_that_for_any(path: Path) -> None:
+    own, shared = OpenVINONetwork(path, shapes=2), OpenVINONetwork(path, shapes=0, frequent=99)
     for shape in SHAPES[:2]:
         torch.testing.assert_close(own(images(shape)), shared(images(shape)), rtol=0, atol=1e-5)
 
 
-def test_threads_share_a_network(path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "OFTEN", 5)
-    network = OpenVINONetwork(path)
+def test_threads_share_a_network(path: Path, model: nn.Module) -> None:
+    network = OpenVINONetwork(path, shapes=2, frequent=5)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda turn: agrees(network, model, SHAPES[turn % 4], turn), range(80)))
     assert all(answers)
 
 
-def test_what_cannot_be_compiled_is_told_in_one_line(path: Path) -> None:
+def test_a_failed_compilation_is_one_line(path: Path) -> None:
     network = OpenVINONetwork(path, "cpu.5")
-    with pytest.raises(ValueError, match=r"OpenVINO can't run .*small\.xml on CPU\.5 \(.*\): choose another device"):
+    with pytest.raises(ValueError, match=r"OpenVINO cannot run .*small\.xml on CPU\.5 \(.*\): choose another device"):
         network(images(SHAPES[0]))
-    with pytest.raises(ValueError, match="runtime openvino has no device 'npu7x' here: use cpu"):
+    with pytest.raises(ValueError, match="runtime openvino has no device 'npu7x': use cpu"):
         OpenVINONetwork(path, "npu7x")
+
+
+def test_an_exported_network_survives_pickling(path: Path, model: nn.Module) -> None:
+    network = pickle.loads(pickle.dumps(OpenVINONetwork(path)))
+    assert agrees(network, model, SHAPES[0])

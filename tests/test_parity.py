@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgrseg import nn as cg
-from cgrseg.nn.backbones import efficientformerv2 as effnet
+from cgrseg.nn.backbones import attention, efficientformerv2 as effnet
 from cgrseg.nn.reconstruction import ContextFusion
 from cgrseg.weights.adapters import load_official, official_key
 
@@ -118,8 +118,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Attn4": lambda: effnet.Attention(channels=24, halve=False, bias_mode="official"),
     "Attn3": lambda: effnet.Attention(channels=24, halve=True, bias_mode="official"),
     "AttnDown": lambda: effnet.HalvingAttention(in_channels=24, out_channels=40, bias_mode="official"),
-    "LGQuery": lambda: effnet.LocalQuery(in_channels=24, out_channels=40),
-    "Stem": lambda: effnet.efficientformerv2("s1").stem,
+    "LGQuery": lambda: attention.LocalQuery(in_channels=24, out_channels=40),
+    "Stem": lambda: effnet.build("s1").stem,
     "Embed": lambda: effnet.Downsample(in_channels=12, out_channels=20),
     "EmbedSub": lambda: effnet.AttentionDownsample(in_channels=24, out_channels=40, bias_mode="official"),
     "Mlp": lambda: effnet.ConvMlp(channels=16, ratio=4),

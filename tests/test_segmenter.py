@@ -20,7 +20,7 @@ from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-MODES += ("I", "F", "I;16", "I;16B")
+MODES += ("I", "I;16", "I;16B")
 NAMES = ("sky", "road", "tree", "car", "person")
 COLORS = ((70, 130, 180), (128, 64, 128), (107, 142, 35), (0, 0, 142), (220, 20, 60))
 
@@ -44,13 +44,14 @@ def draw(height: int, width: int, seed: int = 0) -> np.ndarray:
     return (blocks[:height, :width] * 0.8 + generator.integers(0, 50, (height, width, 3))).astype(np.uint8)
 
 
-def test_labels_are_the_argmax_of_the_paper_s_two_step_resize(segmenter: Segmenter) -> None:
+def test_labels_are_the_argmax_of_the_paper_s_two_step_resize() -> None:
     photo = draw(90, 133)
-    result = Segmenter(segmenter.model, short_side=64)(photo)
+    model = make_model().eval()
+    result = Segmenter(model, short_side=64)(photo)
     image, valid = Preprocessing(short_side=64).prepare(photo)
     assert valid == (64, 95) and image.shape == (3, 64, 96)
     with torch.inference_mode():
-        logits = segmenter.model(image[None])
+        logits = model(image[None])
     padded = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)
     full = F.interpolate(padded[..., :64, :95], (90, 133), mode="bilinear", align_corners=False)[0]
     best = full.topk(2, dim=0).values
@@ -98,8 +99,26 @@ def test_an_array_is_taken_or_refused_with_the_cure(dtype: str, shape: list[int]
     if good:
         assert read_photo(array).shape == (*shape[:2], 3)
     else:
-        with pytest.raises(ValueError, match=r"the photo is an array of .*: give"):
+        with pytest.raises(ValueError, match=r"the image is an array of .*: give"):
             read_photo(array)
+
+
+def test_integers_of_32_bits_are_read_by_the_range_they_use() -> None:
+    for values, expected in (([0, 255], [0, 255]), ([0, 77 * 256], [0, 77])):
+        pixels = read_photo(Image.fromarray(np.array([values], np.int32)))
+        assert pixels[0, :, 0].tolist() == expected
+    for wrong in ([-1, 5], [0, 70000]):
+        with pytest.raises(ValueError, match=r"has values from .*: save it with 8 or 16 bits"):
+            read_photo(Image.fromarray(np.array([wrong], np.int32)))
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 255.0], [float("nan"), 1.0]])
+def test_floating_point_images_are_refused_with_the_cure(values: list[float], tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([values], np.float32))
+    picture.save(tmp_path / "float.tif")
+    for photo in (picture, tmp_path / "float.tif"):
+        with pytest.raises(ValueError, match=r"floating-point values \(mode F\).*save it with 8 or 16 bits"):
+            read_photo(photo)
 
 
 @pytest.mark.parametrize(
@@ -211,16 +230,16 @@ def test_names_colours_and_preprocessing_come_from_the_weights_file(tmp_path: Pa
     segmenter = Segmenter(path, device="cpu")
     result = segmenter(draw(100, 128))
     assert result.names == NAMES
-    assert result.valid == (64, 82) and result.labels.shape == (100, 128)
+    assert segmenter.prepare(draw(100, 128)).valid == (64, 82) and result.labels.shape == (100, 128)
     assert set(result.areas()) <= set(NAMES)
-    assert Segmenter(path, device="cpu", short_side=0)(draw(100, 128)).valid == (100, 128)
-    assert Segmenter(path, device="cpu", short_side=32)(draw(100, 128)).valid == (32, 41)
+    assert Segmenter(path, device="cpu", short_side=0).prepare(draw(100, 128)).valid == (100, 128)
+    assert Segmenter(path, device="cpu", short_side=32).prepare(draw(100, 128)).valid == (32, 41)
 
 
-def test_a_fresh_model_gets_numbered_classes_and_evaluation_mode() -> None:
+def test_a_fresh_model_has_numbered_classes_and_is_not_changed() -> None:
     model = make_model().train()
     segmenter = Segmenter(model)
-    assert not model.training
+    assert all(part.training for part in model.modules())
     assert segmenter(draw(32, 32)).names == LabelSpace.numbered(5).names
     assert segmenter.preprocessing == Preprocessing()
 
@@ -254,11 +273,13 @@ def test_a_failed_save_leaves_the_old_file(
 ) -> None:
     (tmp_path / "mask.png").write_bytes(b"old")
 
-    def half(self: Image.Image, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
+    write_bytes = Path.write_bytes
+
+    def half(self: Path, content: bytes) -> int:
+        write_bytes(self, content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="No space"):
         segmenter(draw(40, 56)).save(tmp_path / "mask.png")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
@@ -277,32 +298,31 @@ def test_confidence_lies_between_chance_and_one_until_released(segmenter: Segmen
     assert confidence.shape == (45, 50) and confidence.dtype == np.float32
     assert confidence.min() >= 1 / 5 - 1e-6 and confidence.max() <= 1 + 1e-6
     result.release()
-    assert result.logits is None and result.areas()
+    assert result.prediction is None and result.areas()
     with pytest.raises(ValueError, match="before release"):
         result.confidence()
 
 
 def test_a_photo_of_a_batch_does_not_keep_the_batch_alive(segmenter: Segmenter) -> None:
     first, _ = segmenter([draw(64, 64), draw(64, 64, seed=1)])
-    assert first.logits.untyped_storage().nbytes() == first.logits.nbytes
+    assert first.prediction.logits.untyped_storage().nbytes() == first.prediction.logits.nbytes
 
 
 def test_a_class_list_of_another_length_is_refused() -> None:
     model = make_model()
-    model.labels = LabelSpace(names=NAMES[:4], colors=COLORS[:4])
-    with pytest.raises(ValueError, match=r"5 classes .* has 4"):
-        Segmenter(model)
+    with pytest.raises(ValueError, match="class list has 4 classes, the model 5"):
+        model.describe(labels=LabelSpace(names=NAMES[:4], colors=COLORS[:4]))
 
 
 def test_a_negative_short_side_or_batch_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(ValueError, match="short_side is -1"):
-        Segmenter(segmenter.model, short_side=-1)
+        Segmenter(make_model(), short_side=-1)
     with pytest.raises(ValueError, match="batch is 0"):
         segmenter([draw(32, 32)], batch=0)
 
 
 def test_a_photo_too_small_without_padding_says_the_cure() -> None:
     model = make_model()
-    model.preprocessing = Preprocessing(pad_multiple=1)
+    model.describe(preprocessing=Preprocessing(pad_multiple=1))
     with pytest.raises(ValueError, match="at least 32"):
         Segmenter(model)(draw(20, 50))

@@ -17,6 +17,7 @@ from .preprocessing import Preprocessing
 from .typed import expected, matches
 
 FORMAT = 1  # version of the JSON text
+LARGEST = 2**16  # classes, channels, blocks, kernels
 EDITED = "the file is damaged, was edited, or belongs to another model"
 
 BiasMode = Literal["relative", "official"]
@@ -76,11 +77,11 @@ class ModelSpec:
             if not matches(value, hint):
                 raise ValueError(f"{name} is {value!r}: use {expected(hint)}")
         for name in ("num_classes", "width", "context_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 1 to {LARGEST}")
         for name in ("strip_kernel", "local_kernel"):
             kernel = getattr(self, name)
-            if kernel is not None and (kernel < 1 or kernel % 2 != 1):
+            if kernel is not None and (not 1 <= kernel <= LARGEST or kernel % 2 != 1):
                 raise ValueError(f"{name} is {kernel}: it must be odd, or null for none")
         if self.decoder == "segnext":
             self._reject_unused("decoder", ("context", "reconstruct", "head", "mixer", *RCA_FIELDS))

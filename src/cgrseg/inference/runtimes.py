@@ -15,8 +15,6 @@ from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 METADATA_KEY = "cgrseg"  # in exported files
-COMPILED_SHAPES = 4  # shapes with a compiled network of their own
-FREQUENT = 32  # calls after which another shape gets one as well
 
 
 class RuntimeUnusable(ValueError):
@@ -104,13 +102,15 @@ class OpenVINONetwork:
     """A model in OpenVINO: its first output as a function of its one input.
 
     A network compiled for one shape [B, 3, H, W] is about 1.3 times as fast as one for any shape. The first
-    `COMPILED_SHAPES` shapes get one each; further shapes share a general network until they are frequent.
+    shapes get one each; further shapes share a general network until they are frequent.
 
     Args:
         model: .xml with its .bin, or an OpenVINO model.
         device: "auto", "cpu", "gpu", …
         threads: CPU threads; None leaves the choice to OpenVINO.
         bf16: compute in bfloat16 what is not quantised, instead of float32.
+        shapes: number of shapes with a compiled network of their own.
+        frequent: calls after which another shape gets one in place of the least recently used.
 
     Raises:
         RuntimeUnusable: there is no such device, or it has no bfloat16.
@@ -118,8 +118,18 @@ class OpenVINONetwork:
         ValueError: when called, if OpenVINO cannot compile the model for the device.
     """
 
-    def __init__(self, model: Any, device: str = "auto", threads: int | None = None, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: str = "auto",
+        threads: int | None = None,
+        bf16: bool = False,
+        *,
+        shapes: int = 4,
+        frequent: int = 32,
+    ) -> None:
         self._arguments = (model, device, threads, bf16)
+        self._shapes, self._frequent = shapes, frequent
         core = openvino_core()
         place = "CPU" if device == "auto" else device.upper()
         if place.partition(".")[0] not in core.available_devices:
@@ -159,12 +169,12 @@ class OpenVINONetwork:
                 self._own.move_to_end(shape)
                 return self._own[shape]
             self._others[shape] += 1
-            if len(self._own) < COMPILED_SHAPES or self._others[shape] == FREQUENT:
+            if len(self._own) < self._shapes or self._others[shape] == self._frequent:
                 self._others.clear()
                 graph = self.model.clone()
                 graph.reshape(list(shape))
                 network = self._compile(graph)
-                if len(self._own) == COMPILED_SHAPES:
+                if self._own and len(self._own) >= self._shapes:
                     self._own.popitem(last=False)
                 self._own[shape] = network
                 return network

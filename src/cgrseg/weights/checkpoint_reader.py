@@ -90,7 +90,7 @@ def check_archive(name: str) -> None:
             if packed:
                 raise ValueError(f"{name} has a compressed entry ({packed[0]}), unlike files of torch.save: refused")
             wrong = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:  # odd flags in damaged headers
         raise ValueError(f"{name} is damaged ({error}): copy or download it again") from error
     if wrong is not None:
         raise ValueError(f"{name} is damaged (the checksum of {wrong} is wrong): copy or download it again")
