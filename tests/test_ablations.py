@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import yaml
 from torch import nn
 
+from cgrseg.description import Head, Mixer
 from cgrseg.measure.complexity import complexity
 from cgrseg.nn import RCA, CGRSeg, ModelSpec, build
-from typing import get_args
-
-from cgrseg.description import Head, Mixer
 from cgrseg.nn.ablations import make_block, make_head
 from cgrseg.nn.segnext import MatrixFactorisation
 from cgrseg.weights import artifact
@@ -119,9 +118,7 @@ def test_it_runs_at_an_odd_size_and_learns_in_one_step(model: CGRSeg) -> None:
 
 PARTS = {
     **{f"block-{name}": (make_block(name)(channels=32), 32) for name in get_args(Mixer) if name != "rca"},
-    **{
-        f"head-{name}": (make_head(name, channels=64, num_classes=5, dropout=0.1), 64) for name in get_args(Head)
-    },
+    **{f"head-{name}": (make_head(name, channels=64, num_classes=5, dropout=0.1), 64) for name in get_args(Head)},
     **{f"rca-{area}": (RCA(channels=8, strip_kernel=3, key_area=area), 8) for area in ("add", "mul", "none")},
     "rca-bare": (RCA(channels=8, strip_kernel=None, local_kernel=None), 8),
 }
@@ -194,7 +191,10 @@ def test_without_strips_and_local_convolution_rca_is_the_sigmoid_of_the_area_tim
         ({"mixer": "conv"}, "mixer is 'conv': use rca or"),
         ({"head": "dpgh"}, "head is 'dpgh': use dpg or"),
         ({"context": "none"}, "context is 'none'"),
-        ({"mixer": "convnext", "strip_kernel": 7}, "strip_kernel is 7, but mixer 'convnext' has no such part: remove it"),
+        (
+            {"mixer": "convnext", "strip_kernel": 7},
+            "strip_kernel is 7, but mixer 'convnext' has no such part: remove it",
+        ),
         ({"decoder": "segnext", "head": "se"}, "head is 'se', but decoder 'segnext' has no such part: remove it"),
         ({"local_kernel": 4}, "local_kernel is 4: it must be odd, or null for none"),
     ],

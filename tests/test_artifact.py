@@ -289,7 +289,7 @@ KEY = "head.classifier.weight"
         ({"spec": {"context_blocks": 2}}, "lacks 21 of 241 tensors, first context.blocks.1.gamma"),
         ({"spec": {"backbone": "timm/hf-hub:someone/something"}}, "timm has no model"),
         ({"spec": {"backbone": "resnet"}}, "no backbone is called 'resnet'"),
-        ({"spec": {"bias_mode": "absolute"}}, 'use relative or official'),
+        ({"spec": {"bias_mode": "absolute"}}, "use relative or official"),
         ({"spec": []}, "its spec is"),
         ({"labels": LabelSpace.numbered(4).to_dict()}, "class list has 4 classes, the model 3"),
         ({"labels": {"colors": [[1, 2]]}}, "a.safetensors: "),
@@ -379,14 +379,26 @@ def test_create_model_keeps_everything_but_a_classifier_of_another_size(
     donor = cgrseg.load(tiny_file, device="cpu").state_dict()
     different = [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, donor[key])]
     assert set(different) <= {"head.classifier.weight", "head.classifier.bias"}
-    assert model.spec.num_classes == 5 and len(model.labels) == 5 and model.preprocessing == cgrseg.load(tiny_file).preprocessing
+    assert (
+        model.spec.num_classes == 5
+        and len(model.labels) == 5
+        and model.preprocessing == cgrseg.load(tiny_file).preprocessing
+    )
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "the classifier starts fresh: 3 -> 5 classes"
     ]
 
 
 def test_the_names_of_all_models_are_listed() -> None:
-    assert cgrseg.list_models() == ["cgrseg_t", "cgrseg_b", "cgrseg_l", "cgrseg_n", "cgrseg_lite", "segnext_t", "segnext_s"]
+    assert cgrseg.list_models() == [
+        "cgrseg_t",
+        "cgrseg_b",
+        "cgrseg_l",
+        "cgrseg_n",
+        "cgrseg_lite",
+        "segnext_t",
+        "segnext_s",
+    ]
 
 
 def test_load_finds_files_and_bundled_names_and_guesses_what_was_meant(
@@ -472,9 +484,7 @@ def test_imagenet_weights_of_a_timm_encoder_come_through_timm(monkeypatch: pytes
         return made[-1]
 
     real = timm.create_model
-    monkeypatch.setattr(
-        timm, "create_model", lambda name, **o: (pretend if o.get("pretrained") else real)(name, **o)
-    )
+    monkeypatch.setattr(timm, "create_model", lambda name, **o: (pretend if o.get("pretrained") else real)(name, **o))
     model = cgrseg.create_model("cgrseg_n", weights="imagenet", **TINY)
     assert len(made) == 1 and equal(model.encoder.features, made[0])
     with pytest.raises(ValueError, match="timm has no ImageNet weights for resnetblur18"):

@@ -29,7 +29,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
 def model() -> CGRSeg:
     torch.manual_seed(0)
     model = build("cgrseg_n", num_classes=2, context_blocks=1).eval()
-    model.preprocessing = Preprocessing()
+    model.describe(preprocessing=Preprocessing())
     return model
 
 

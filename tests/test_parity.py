@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgrseg import nn as cg
-from cgrseg.nn.backbones import attention, efficientformerv2 as effnet
+from cgrseg.nn.backbones import attention
+from cgrseg.nn.backbones import efficientformerv2 as effnet
 from cgrseg.nn.reconstruction import ContextFusion
 from cgrseg.weights.adapters import load_official, official_key
 

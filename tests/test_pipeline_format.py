@@ -20,7 +20,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "pipeline_format.py
 def test_the_example_gives_what_transformers_own_pipeline_gives() -> None:
     transformers = pytest.importorskip("transformers", reason="needs the extra peers")
     model = build("cgrseg_n", num_classes=3)
-    model.labels = LabelSpace(names=("road", "sky", "tree"), colors=((0, 0, 0),) * 3)
+    model.describe(labels=LabelSpace(names=("road", "sky", "tree"), colors=((0, 0, 0),) * 3))
     photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     segmentation = Segmenter(model)(photo)
     segmentation.labels[:20], segmentation.labels[20:] = 2, 0

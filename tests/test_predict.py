@@ -14,7 +14,7 @@ from PIL import Image
 
 from cgrseg.cli.main import main
 from cgrseg.inference import pipeline
-from cgrseg.inference.pipeline import label_all
+from cgrseg.inference.pipeline import segment_files
 from cgrseg.inference.result import Segmentation
 from cgrseg.inference.segmenter import Prepared, Segmenter
 from cgrseg.inference.sources import Source, find_sources
@@ -224,7 +224,7 @@ def test_a_photo_too_large_for_the_memory_stops_nothing(
 
     monkeypatch.setattr(Segmenter, "_run", once)
     jobs = [(source, source.outputs()) for source in find_sources([str(tmp_path / "in")], out=tmp_path / "out")]
-    outcomes = list(label_all(segmenter, jobs))
+    outcomes = list(segment_files(segmenter, jobs))
     assert sum(done for done, _ in outcomes) == 1
     (problem,) = [problem for _, problem in outcomes if problem]
     assert problem.startswith(f"{tmp_path / 'in' / 'a.png'}: 1 x 64 x 64 pixels need more memory")
@@ -259,7 +259,7 @@ def test_reading_and_writing_go_on_while_the_network_runs(
     monkeypatch.setattr(Segmenter, "run", watched_run)
     monkeypatch.setattr(pipeline, "_write", watched_write)
     jobs = [(source, source.outputs(["mask"])) for source in find_sources([str(tmp_path / "in")], out=tmp_path / "out")]
-    assert all(problem is None for _, problem in label_all(segmenter, jobs))
+    assert all(problem is None for _, problem in segment_files(segmenter, jobs))
     assert runs[0] < 30  # but it does not read all of a folder at once
 
 
@@ -282,7 +282,7 @@ def test_on_a_cpu_photos_go_through_the_network_abreast_and_get_the_same_masks(
     monkeypatch.setattr(Segmenter, "run", together)
     torch.set_num_threads(2)
     try:
-        assert [problem for _, problem in label_all(segmenter, jobs) if problem] == []
+        assert [problem for _, problem in segment_files(segmenter, jobs) if problem] == []
         assert started == [1, 1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -303,7 +303,7 @@ def test_memory_is_flat_over_1000_photos(tmp_path: Path, weights: Path) -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
     early = 0.0
-    for done, outcome in enumerate(label_all(Segmenter(weights, device="cpu", short_side=32), jobs, batch=16)):
+    for done, outcome in enumerate(segment_files(Segmenter(weights, device="cpu", short_side=32), jobs, batch=16)):
         assert outcome == (1, None)
         if done == 200:
             early = megabytes()

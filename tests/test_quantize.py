@@ -16,21 +16,21 @@ from PIL import Image
 from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
 from cgrseg.deploy import quantizers
-from cgrseg.deploy.export import WRITERS
+from cgrseg.deploy.export import write_program
 from cgrseg.deploy.quantize import find_photos, quantize
 from cgrseg.deploy.quantizers import Images, groups_of, quantize_openvino
-from cgrseg.deploy.trace import trace
 from cgrseg.deploy.verify import smooth_photos
-from cgrseg.inference import runtimes
-from cgrseg.inference.openvino import openvino_core
-from cgrseg.inference.runtimes import find_exported, open_exported
+from cgrseg.inference import network as networks
+from cgrseg.inference.network import Network, find_exported
+from cgrseg.inference.predictor import Predictor
+from cgrseg.inference.runtimes import openvino_core
 from cgrseg.inference.segmenter import Segmenter
+from cgrseg.inference.trace import trace
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
-from cgrseg.weights.artifact import describe_model
 from cgrseg.weights.load import load
 
 pytest.importorskip("onnxscript")
@@ -51,9 +51,9 @@ def model() -> CGRSeg:
     model = build("cgrseg_n", num_classes=5, context_blocks=1).eval()
     with torch.no_grad():
         model.head.classifier.weight.normal_()
-    model.labels = LabelSpace(names=NAMES, colors=tuple((i, i, 9) for i in range(5)))
-    model.preprocessing = Preprocessing(short_side=64, long_side=None)
-    model.card = {"miou": 0.5}
+    model.describe(labels=LabelSpace(names=NAMES, colors=tuple((i, i, 9) for i in range(5))))
+    model.describe(preprocessing=Preprocessing(short_side=64, long_side=None))
+    model.describe(card={"miou": 0.5})
     return model
 
 
@@ -110,14 +110,14 @@ def test_the_files_appear_with_a_report_and_nothing_else(folder: Path) -> None:
 def test_an_int8_file_labels_as_the_model_at_odd_sizes_and_in_batches(folder: Path, model: CGRSeg, name: str) -> None:
     segmenter, reference = Segmenter(folder / name, threads=1), Segmenter(model)
     assert segmenter.labels == reference.labels and segmenter.preprocessing == reference.preprocessing
-    assert segmenter.model.card == {"miou": 0.5} and segmenter.model.spec == model.spec
+    assert segmenter.description == model.description
     pictures = [smooth_photos(1, size)[0] for size in ((80, 100), (100, 80), (80, 100))]
     for ours, theirs in zip(segmenter(pictures), reference(pictures), strict=True):
         assert ours.labels.shape == theirs.labels.shape and ours.names == NAMES
         assert np.mean(ours.labels != theirs.labels) < 0.1
     image = torch.randn(1, 3, 65, 47)
     with torch.inference_mode():
-        found, expected = segmenter.model(image), fuse(model)(image)
+        found, expected = segmenter.predictor.network(image), fuse(model)(image)
     assert found.shape == expected.shape
     assert 0 < float((found - expected).std() / expected.std()) < 0.3  # 0 would be float
 
@@ -130,13 +130,16 @@ def test_openvino_runs_the_attention_of_trained_weights_in_int8(tmp_path: Path) 
     for index, path in enumerate(paths):
         picture.crop((100 * index, 100, 100 * index + 320, 400)).save(path)
     how = Preprocessing(short_side=160, long_side=None)
+    model.describe(preprocessing=how)
     network = fuse(model)
     float_file, int8_file = tmp_path / "a.xml", tmp_path / "b.xml"
-    text = json.dumps({"model": json.loads(describe_model(model).to_json()), "io": "tensor", "size": None})
-    WRITERS["openvino"](trace(network, preprocessing=how), float_file, text, "tensor")
+    text = metadata(model.description)
+    write_program("openvino", trace(network, preprocessing=how), float_file, text)
     quantize_openvino(float_file, int8_file, Images(paths, how), [], text)
-    answers = quantizing._answers(network, paths, how)
-    assert 0.01 < quantizing._effect(open_exported(int8_file, "cpu"), answers).error < 0.1
+    reference = Predictor(Network.of(network))
+    prepared = [reference.prepare(path) for path in paths]
+    answers = [(item, reference.predict([item])[0]) for item in prepared]
+    assert 0.01 < quantizing._effect(int8_file, answers).error < 0.1
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -148,7 +151,7 @@ def test_convolutions_of_an_int8_file_have_int8_weights(folder: Path, weights: P
 def test_openvino_has_a_hard_swish_for_each_gelu_but_those_of_float_convolutions(
     model: CGRSeg, program: Any, tmp_path: Path
 ) -> None:
-    WRITERS["openvino"](program, tmp_path / "a.xml", "", "tensor")
+    write_program("openvino", program, tmp_path / "a.xml", "")
     graph = openvino_core().read_model(tmp_path / "a.xml")
     gelus = operations(graph, "Gelu")
     one = next(port.get_node() for port in gelus[0].output(0).get_target_inputs())  # the convolution after it
@@ -280,7 +283,7 @@ def test_a_bad_file_is_not_written(
     monkeypatch.setattr(quantizing, "MAY_CHANGE", 1.0)
     monkeypatch.setattr(quantizing, "trace", lambda *_, **__: None)
     monkeypatch.setattr(quantizing, "groups_of", lambda program: ["all"])
-    monkeypatch.setattr(quantizing, "WRITERS", {"onnx": lambda *_: None})
+    monkeypatch.setattr(quantizing, "write_program", lambda *_: None)
     copied = {"onnx": lambda source, target, *_: target.write_bytes((folder / "street.int8.onnx").read_bytes())}
     monkeypatch.setattr(quantizing, "QUANTIZERS", copied)
     with pytest.raises(ValueError, match=r"street\.int8\.onnx gives \d.* nothing was written"):
@@ -316,5 +319,5 @@ def test_what_cannot_be_quantised_is_refused_in_one_line(
     assert 'bias mode "official"' in refused(*here, weights=tmp_path / "official.safetensors")
     monkeypatch.setattr(quantizing, "installed", lambda name: name != "nncf")
     assert 'nncf is not installed: pip install "cgrseg[openvino]"' in refused(*here, "--format", "openvino")
-    monkeypatch.setattr(runtimes, "installed", lambda name: name != "onnx")
+    monkeypatch.setattr(networks, "installed", lambda name: name != "onnx")
     assert 'pip install "cgrseg[onnx]"' in refused(*here, "--format", "onnx")

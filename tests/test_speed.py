@@ -1,4 +1,4 @@
-"""The clock is honest: sides in turn, ratios with intervals, percentiles, limits; its report is whole."""
+"""The benchmark: candidates in turn, ratios with intervals, percentiles, limits; its report is complete."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image
 from torch import nn
 
 from cgrseg.cli.main import main
-from cgrseg.inference.runtimes import Runtime
+from cgrseg.deploy.export import Export
+from cgrseg.measure import candidates, peers, speed
 from cgrseg.measure import interleave as rounds
-from cgrseg.measure import peers, speed
-from cgrseg.measure.candidates import Choice, parse, prepare
+from cgrseg.measure.candidates import Choice, Settings, parse
 from cgrseg.measure.complexity import complexity
 from cgrseg.measure.report import read_report, render, write_report
 from cgrseg.measure.roofline import Limits, least_seconds, operations
@@ -26,12 +26,9 @@ from cgrseg.nn import CGRSeg, build
 from cgrseg.weights import artifact
 
 
-def test_percentiles_lie_between_the_values_by_straight_line() -> None:
-    values = [4.0, 1.0, 3.0, 2.0, 5.0]
-    assert [rounds.percentile(values, at) for at in (0, 50, 90, 100)] == [1.0, 3.0, 4.6, 5.0]
+def test_percentiles_interpolate_between_the_values() -> None:
+    assert speed.latency([4.0, 1.0, 3.0, 2.0, 5.0]) == pytest.approx({"median": 3000, "p90": 4600, "p99": 4960})
     assert speed.latency([0.002]) == {"median": 2.0, "p90": 2.0, "p99": 2.0}
-    with pytest.raises(ValueError, match="percentile of no values"):
-        rounds.percentile([], 50)
 
 
 def test_a_ratio_is_the_median_over_rounds_so_that_a_drift_of_both_sides_cancels() -> None:
@@ -42,7 +39,7 @@ def test_a_ratio_is_the_median_over_rounds_so_that_a_drift_of_both_sides_cancels
     assert mixed.low == 1.0 and mixed.high == 5.0  # the medians of 5 draws reach both ends in 2.5 % of all cases
     narrow = rounds.ratio([3.0] * 40 + [30.0], [1.0] * 41)
     assert narrow == rounds.Ratio(3.0, 3.0, 3.0)  # one disturbed round moves nothing
-    with pytest.raises(ValueError, match="2 rounds can't be compared with 1"):
+    with pytest.raises(ValueError, match="2 rounds cannot be compared with 1"):
         rounds.ratio([1.0, 2.0], [1.0])
 
 
@@ -96,7 +93,7 @@ def test_peers_have_their_published_size(name: str, parameters: str, macs: str) 
 def test_a_peer_in_openvino_gives_what_it_gives_in_torch(tmp_path: Path) -> None:
     peer = peers.build_peer("segformer_b0", 12)
     peers.to_openvino(peer, tmp_path / "peer.xml", (64, 96))
-    run = peers.open_openvino(tmp_path / "peer.xml", "cpu", 1)
+    run = peers.OpenVINONetwork(tmp_path / "peer.xml", "cpu", 1)
     images = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(run(images), peer(images), atol=1e-4, rtol=1e-3)
@@ -193,19 +190,19 @@ def test_a_contender_is_one_word(text: str, choice: Choice) -> None:
         (["segformer_b0:onnx"], "segformer_b0:onnx: segformer_b0 runs as eager, compiled, openvino, not as onnx"),
         (["cgrseg_t:onnx:bf16"], "cgrseg_t:onnx:bf16: bf16 is for models in torch and OpenVINO, not for onnx"),
         (["cgrseg_t:openvino:int8:bf16"], "cgrseg_t:openvino:int8:bf16: int8 and bf16 exclude each other"),
-        (["cgrseg_t:int8"], "cgrseg_t:int8: int8 is for models of ours in OpenVINO: write such as cgrseg_t:"),
-        (["segformer_b0:openvino:int8"], "segformer_b0:openvino:int8: int8 is for models of ours in Open"),
+        (["cgrseg_t:int8"], "cgrseg_t:int8: int8 is for our models in OpenVINO: write for example cgrseg_t:"),
+        (["segformer_b0:openvino:int8"], "segformer_b0:openvino:int8: int8 is for our models in Open"),
         (["a.xml:int8"], "a.xml:int8: an exported file runs in its own runtime: write a.xml or a.xml:bf16"),
         (["a.xml:onnx"], "a.xml:onnx: an exported file runs in its own runtime: write a.xml or a.xml:bf16"),
         (["a.onnx:bf16"], "a.onnx:bf16: an exported file runs in its own runtime: write a.onnx"),
         (["a.xml"], "no exported file at a.xml"),
         (["nosuch"], "no weights are called 'nosuch': "),
-        (["cgrseg_n", "--compare", "cgrseg_n:channels_last"], "cgrseg_n:channels_last is there twice: leave one out"),
+        (["cgrseg_n", "--compare", "cgrseg_n:channels_last"], "cgrseg_n:channels_last is listed twice: remove one"),
         (["cgrseg_n", "--size", "512"], "--size 512: write HEIGHTxWIDTH in pixels from 32 on, such as 512x512"),
         (["cgrseg_n", "--rounds", "0"], "rounds is 0: it must be at least 1"),
         (["cgrseg_n", "--threads", "5000"], "threads is 5000, but there are"),
         (["cgrseg_n", "--threads", "0"], "threads is 0: it must be at least 1"),
-        (["cgrseg_n", "--photo", "none.jpg"], "none.jpg is not there: check the path"),
+        (["cgrseg_n", "--photo", "none.jpg"], "none.jpg does not exist: check the path"),
         (["cgrseg_n", "--out", "file"], "--out file is a file: name a folder"),
     ],
 )
@@ -234,13 +231,15 @@ def test_a_missing_extra_names_its_install_line(
     )
 
 
-def test_files_of_the_same_name_are_exported_each_for_itself(tmp_path: Path) -> None:
+def test_files_of_the_same_name_are_exported_separately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = []
 
-    def export(model: CGRSeg, _: Runtime, folder: Path, name: str, int8: bool) -> Path:
+    def export(model: CGRSeg, folder: Path, *, name: str, **options: object) -> list[Export]:
         exported.append((model.spec.num_classes, folder / f"{name}.xml"))
         exported[-1][1].touch()
-        return exported[-1][1]
+        return [Export(exported[-1][1], [])]
+
+    monkeypatch.setattr(candidates, "export", export)
 
     paths = []
     for classes in (2, 3):
@@ -249,7 +248,7 @@ def test_files_of_the_same_name_are_exported_each_for_itself(tmp_path: Path) -> 
         artifact.save(build("cgrseg_n", num_classes=classes), path)
         for _ in range(2):
             choice = Choice(str(path), "openvino")
-            paths.append(prepare(choice, tmp_path, classes=1, size=(64, 64), export=export))
+            paths.append(candidates.prepare(choice, tmp_path, Settings(size=(64, 64)), b""))
     (two, first), (three, second) = exported
     assert (two, three) == (2, 3) and paths == [first, first, second, second] and first != second
 
@@ -264,5 +263,5 @@ def test_the_sample_photo_has_the_size_that_is_asked_for() -> None:
 
 def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"format": 1, "settings": {}, "machine": {}, "results": [{}]}))
-    with pytest.raises(ValueError, match="no report of this version"):
+    with pytest.raises(ValueError, match="not a report of this version"):
         read_report(tmp_path / "a.json")

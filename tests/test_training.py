@@ -237,7 +237,7 @@ def test_every_kind_of_weights_can_start_a_run(kind: str, squares: Path, tmp_pat
             state = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
             state = {k.replace("attention_biases_seg", "attention_biases"): v for k, v in state.items()}
         torch.save({"state_dict": state}, path)
-    from cgrseg.weights.load import start_from
+    from cgrseg.weights.pretrained import start_from
 
     model = cgrseg.create_model(donor.spec.name, num_classes=2)
     report = start_from(model, path)

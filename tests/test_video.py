@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cgrseg.inference.segmenter import Segmenter
-from cgrseg.inference.video import label_video
+from cgrseg.inference.video import segment_video
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
 
@@ -77,7 +77,7 @@ def read_clip(path: Path) -> tuple[Fraction, list[Fraction], list[np.ndarray]]:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_overlay_keeps_frame_rate_time_stamps_and_size(segmenter: Segmenter, tmp_path: Path, batch: int) -> None:
     clip = draw_clip(tmp_path / "clip.mp4")
-    counts = list(label_video(segmenter, clip, outputs(tmp_path), batch=batch))
+    counts = list(segment_video(segmenter, clip, outputs(tmp_path), batch=batch))
     assert sum(counts) == 8
     rate, times, frames = read_clip(outputs(tmp_path)["overlay"])
     assert rate == RATE
@@ -86,7 +86,7 @@ def test_overlay_keeps_frame_rate_time_stamps_and_size(segmenter: Segmenter, tmp
 
 
 def test_frames_stand_in_order_with_the_class_colours_over_them(one_class: Segmenter, tmp_path: Path) -> None:
-    list(label_video(one_class, draw_clip(tmp_path / "clip.mp4"), outputs(tmp_path), batch=3))
+    list(segment_video(one_class, draw_clip(tmp_path / "clip.mp4"), outputs(tmp_path), batch=3))
     _, _, frames = read_clip(outputs(tmp_path)["overlay"])
     for i, frame in enumerate(frames):
         assert np.abs(frame[32, 4 * i + 4].astype(int) - (255, 128, 128)).max() < 12  # white under red
@@ -95,7 +95,7 @@ def test_frames_stand_in_order_with_the_class_colours_over_them(one_class: Segme
 
 def test_odd_sides_grow_by_one_repeated_pixel(segmenter: Segmenter, tmp_path: Path) -> None:
     clip = draw_clip(tmp_path / "clip.avi", size=(75, 51), codec="ffv1", frames=3)
-    list(label_video(segmenter, clip, outputs(tmp_path)))
+    list(segment_video(segmenter, clip, outputs(tmp_path)))
     assert {frame.shape for frame in read_clip(outputs(tmp_path)["overlay"])[2]} == {(52, 76, 3)}
 
 
@@ -105,7 +105,7 @@ def test_a_rotated_recording_is_turned_upright(one_class: Segmenter, tmp_path: P
     matrix = data.index(b"tkhd") + 4 + 40
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
     clip.write_bytes(data)
-    list(label_video(one_class, clip, outputs(tmp_path)))
+    list(segment_video(one_class, clip, outputs(tmp_path)))
     frame = read_clip(outputs(tmp_path)["overlay"])[2][0]
     assert frame.shape == (96, 64, 3)
     assert frame[4, :, 1].min() > 100 and frame[30:, :, 1].max() < 30  # turned right, the left bar is the top bar
@@ -114,7 +114,7 @@ def test_a_rotated_recording_is_turned_upright(one_class: Segmenter, tmp_path: P
 def test_the_legend_names_the_classes_of_the_whole_video(one_class: Segmenter, tmp_path: Path) -> None:
     from PIL import Image
 
-    list(label_video(one_class, draw_clip(tmp_path / "clip.mp4", frames=2), outputs(tmp_path)))
+    list(segment_video(one_class, draw_clip(tmp_path / "clip.mp4", frames=2), outputs(tmp_path)))
     with Image.open(outputs(tmp_path)["legend"]) as legend:
         assert legend.height > 64
         colors = np.asarray(legend)[64:].reshape(-1, 3)
@@ -131,7 +131,7 @@ def test_a_broken_video_is_one_line_and_leaves_no_file(segmenter: Segmenter, tmp
     clip.write_bytes({"cut": data[: len(data) // 2], "text": b"hello", "empty": b""}.get(damage, bytes(data)))
     (tmp_path / "out").mkdir()
     with pytest.raises((ValueError, OSError), match=r"clip\.mp4"):
-        list(label_video(segmenter, clip, outputs(tmp_path / "out")))
+        list(segment_video(segmenter, clip, outputs(tmp_path / "out")))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -140,4 +140,4 @@ def test_without_pyav_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ValueError, match=r'pip install "cgrseg\[video\]"'):
-        list(label_video(segmenter, tmp_path / "clip.mp4", outputs(tmp_path)))
+        list(segment_video(segmenter, tmp_path / "clip.mp4", outputs(tmp_path)))
