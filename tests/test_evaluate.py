@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from torch import multiprocessing
 from torch.nn import functional as F
@@ -17,10 +20,13 @@ from torch.nn import functional as F
 import cgrseg
 from cgrseg.data.dataset import Samples
 from cgrseg.data.listing import open_dataset
-from cgrseg.evaluation import Scores, evaluate, label_photo
+from cgrseg.evaluation import Scores
+from cgrseg.evaluation import evaluate as evaluate_predictor
 from cgrseg.evaluation.confusion import ConfusionMatrix
 from cgrseg.evaluation.plots import classes_figure, confusion_figure, side_by_side
 from cgrseg.evaluation.report import text_table, write_report
+from cgrseg.inference.network import Network, evaluation_mode
+from cgrseg.inference.predictor import Mode, Predictor
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing
@@ -58,6 +64,20 @@ def make_model() -> CGRSeg:
     return model
 
 
+def evaluate(
+    model: CGRSeg,
+    samples: Samples,
+    *,
+    mode: Mode = "whole",
+    window: int = 512,
+    indices: list[int] | None = None,
+    fabric: Fabric | None = None,
+) -> Scores:
+    with evaluation_mode(model):
+        predictor = Predictor(Network.of(model), mode=mode, window=window, preprocessing=RESIZED)
+        return evaluate_predictor(predictor, samples, indices=indices, fabric=fabric, progress=False)
+
+
 @pytest.fixture(scope="module")
 def model() -> CGRSeg:
     return make_model().eval()
@@ -82,7 +102,7 @@ def slow_counts(model: CGRSeg, samples: Samples) -> tuple[np.ndarray, list[float
 
 
 def test_counts_are_those_of_full_size_logits_at_each_photos_size(model: CGRSeg, samples: Samples) -> None:
-    scores = evaluate(model, samples, RESIZED, progress=False)
+    scores = evaluate(model, samples)
     expected, photos = slow_counts(model, samples)
     assert (
         int(scores.confusion.counts.sum())
@@ -99,25 +119,22 @@ def test_counts_are_those_of_full_size_logits_at_each_photos_size(model: CGRSeg,
 
 @pytest.mark.parametrize("mode", ["slide", "slide-cosine", "tta"])
 def test_every_mode_counts_every_pixel_once(model: CGRSeg, samples: Samples, mode: str) -> None:
-    whole = evaluate(model, samples, RESIZED, indices=[1, 3], progress=False)
-    scores = evaluate(model, samples, RESIZED, mode=mode, window=40, indices=[3, 1, 3], progress=False)
+    whole = evaluate(model, samples, indices=[1, 3])
+    scores = evaluate(model, samples, mode=mode, window=40, indices=[3, 1, 3])
     assert torch.equal(scores.confusion.counts.sum(1), whole.confusion.counts.sum(1))
     assert not torch.equal(scores.confusion.counts, whole.confusion.counts)
     assert list(scores.photo_iou) == [1, 3]
 
 
 def test_a_window_over_all_is_the_whole_photo(model: CGRSeg, samples: Samples) -> None:
-    counts = [
-        evaluate(model, samples, RESIZED, mode=mode, progress=False).confusion.counts
-        for mode in ("whole", "slide", "slide-cosine")
-    ]
+    counts = [evaluate(model, samples, mode=mode).confusion.counts for mode in ("whole", "slide", "slide-cosine")]
     assert all((other - counts[0]).abs().sum() <= 8 for other in counts[1:])
 
 
 def test_a_model_in_float64_is_scored_too(model: CGRSeg, samples: Samples) -> None:
     double = make_model().double()
     for mode in ("whole", "slide"):
-        one, two = (evaluate(net, samples, RESIZED, mode=mode, indices=[0], progress=False) for net in (double, model))
+        one, two = (evaluate(net, samples, mode=mode, indices=[0]) for net in (double, model))
         assert (one.confusion.counts - two.confusion.counts).abs().sum() <= 20
 
 
@@ -129,56 +146,58 @@ def test_each_part_gets_its_training_flag_back_also_after_an_error(samples: Samp
     before = {name: module.training for name, module in model.named_modules()}
     seen = set()
     hook = model.head.register_forward_hook(lambda module, *_: seen.add(module.training))
-    evaluate(model, samples, RESIZED, indices=[0], progress=False)
+    evaluate(model, samples, indices=[0])
     hook.remove()
     assert seen == {False}
     assert {name: module.training for name, module in model.named_modules()} == before
     Path(samples.pairs[1][1]).write_bytes(b"no picture")  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"1\.png"):
-        evaluate(model, samples, RESIZED, progress=False)
+        evaluate(model, samples)
     assert {name: module.training for name, module in model.named_modules()} == before
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_unknown_modes_and_models_with_more_classes_are_refused(samples: Samples) -> None:
-    with pytest.raises(ValueError, match="no mode 'whale'"):
-        evaluate(make_model(), samples, RESIZED, mode="whale", progress=False)  # type: ignore[arg-type]
+def test_models_with_more_classes_are_refused(samples: Samples) -> None:
     wide = cgrseg.create_model("cgrseg_n", num_classes=9)
     torch.nn.init.zeros_(wide.head.classifier.weight)
     wide.head.classifier.bias.data[7] = 1
     with pytest.raises(ValueError, match="predicts class 7, but there are 3"):
-        evaluate(wide, samples, RESIZED, progress=False)
+        evaluate(wide, samples)
 
 
-def process(rank: int, data: Path, meeting: Path, out: Path) -> None:
-    """One of two processes; the second part finds a mask broken that only one of them reads."""
+def process(rank: int, data: Path, port: int, out: Path) -> None:
+    """One of two processes; in the second part one of them reads a damaged mask."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
+    os.environ |= {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "RANK": str(rank)}
+    fabric = Fabric(accelerator="cpu", devices=1, num_nodes=2, strategy="ddp")
+    fabric.launch()
     samples = open_dataset(data, "test")
-    scores = evaluate(make_model(), samples, RESIZED, progress=False)
+    scores = evaluate(make_model(), samples, fabric=fabric)
     table = {
         "confusion": scores.confusion.counts.tolist(),
         "boundary": scores.boundary.counts.tolist(),
         "photos": list(scores.photo_iou.items()),
     }
-    torch.distributed.barrier()
+    fabric.barrier()
     if rank == 0:
         (data / "masks" / "test" / "3.png").write_bytes(b"no picture")
-    torch.distributed.barrier()
+    fabric.barrier()
     try:
-        evaluate(make_model(), samples, RESIZED, progress=False)
+        evaluate(make_model(), samples, fabric=fabric)
     except ValueError as error:
         table["error"] = str(error)
     (out / f"{rank}.json").write_text(json.dumps(table))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_sum_to_one_without_counting_twice_and_fail_together(
     model: CGRSeg, samples: Samples, tmp_path: Path
 ) -> None:
-    alone = evaluate(model, samples, RESIZED, progress=False)  # five photos: an odd number for two processes
-    multiprocessing.spawn(process, (tmp_path / "data", tmp_path / "meeting", tmp_path), nprocs=2)
+    alone = evaluate(model, samples)  # five photos: an odd number for two processes
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    multiprocessing.spawn(process, (tmp_path / "data", port, tmp_path), nprocs=2)
     for rank in (0, 1):
         table = json.loads((tmp_path / f"{rank}.json").read_text())
         assert table["confusion"] == alone.confusion.counts.tolist()
@@ -189,7 +208,7 @@ def test_two_processes_sum_to_one_without_counting_twice_and_fail_together(
 
 @pytest.fixture
 def scores(model: CGRSeg, samples: Samples) -> Iterator[Scores]:
-    yield evaluate(model, samples, RESIZED, progress=False)
+    yield evaluate(model, samples)
 
 
 def test_the_report_holds_the_scores_as_text_numbers_and_pictures(
@@ -197,8 +216,11 @@ def test_the_report_holds_the_scores_as_text_numbers_and_pictures(
 ) -> None:
     folder = tmp_path / "report"
     about = {"weights": "n.safetensors"}
+    predictor = Predictor(Network.of(model), preprocessing=RESIZED)
     for _ in range(2):  # a second report replaces the first
-        write_report(folder, scores, samples, lambda photo: label_photo(model, photo, RESIZED).numpy(), about)
+        write_report(
+            folder, scores, samples, lambda photo: predictor.predict([predictor.prepare(photo)])[0].labels, about
+        )
     worst = [f"{place:02}_{index}.png" for place, index in enumerate(scores.worst(), 1)]
     assert sorted(path.name for path in (folder / "worst").iterdir()) == worst and len(worst) == 4
     names = {path.name for path in folder.iterdir()}

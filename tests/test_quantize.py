@@ -16,7 +16,7 @@ from PIL import Image
 from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
 from cgrseg.deploy import quantizers
-from cgrseg.deploy.export import write_program
+from cgrseg.deploy.export import metadata, write_program
 from cgrseg.deploy.quantize import find_photos, quantize
 from cgrseg.deploy.quantizers import Images, groups_of, quantize_openvino
 from cgrseg.deploy.verify import smooth_photos
