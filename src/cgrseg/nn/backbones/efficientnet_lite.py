@@ -142,11 +142,12 @@ class EfficientNetLite(nn.Module):
         for stage in self.blocks:
             x = stage(x)
             outputs.append(x)
-        maps = [outputs[number] for number in MAPS]
-        return [
-            part[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-            for part, stride in zip(maps, STRIDES, strict=True)
-        ]
+        maps = []
+        for number, stride in zip(MAPS, STRIDES, strict=True):
+            rows, columns = (height + stride - 1) // stride, (width + stride - 1) // stride
+            # narrow, not a slice: a traced slice contains a minimum that OpenVINO cannot convert
+            maps.append(outputs[number].narrow(2, 0, rows).narrow(3, 0, columns))
+        return maps
 
 
 def build(size: str) -> EfficientNetLite:

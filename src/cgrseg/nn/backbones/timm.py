@@ -44,10 +44,9 @@ class TimmEncoder(nn.Module):
         height, width = images.shape[2:]
         below, right = (height + 31) // 32 * 32 - height, (width + 31) // 32 * 32 - width
         maps = _maps(self.features, F.pad(images, (0, right, 0, below)))
-        return [
-            x[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-            for x, stride in zip(maps, STRIDES, strict=True)
-        ]
+        sizes = [((height + stride - 1) // stride, (width + stride - 1) // stride) for stride in STRIDES]
+        # narrow, not slices: a traced slice contains a minimum that OpenVINO cannot convert
+        return [x.narrow(2, 0, rows).narrow(3, 0, columns) for x, (rows, columns) in zip(maps, sizes, strict=True)]
 
 
 def _extractor(name: str, **options: Any) -> Any:
