@@ -45,7 +45,9 @@ def find_files(folder: Path, suffixes: Collection[str], *, without: Collection[s
         OSError: the folder can't be read.
     """
     found = Found()
-    _walk(folder, frozenset(suffixes), frozenset(without), _identity(folder), found)
+    resolved = folder.resolve()
+    above = frozenset(map(_identity, (resolved, *resolved.parents)))
+    _walk(folder, frozenset(suffixes), frozenset(without), above, found)
     found.files.sort()
     return found
 
@@ -66,10 +68,10 @@ def _walk(
         elif _is(entry, "dir"):
             try:
                 identity = _identity(path)
-                if identity <= above:
+                if identity in above:
                     found.skipped[LOOP].append(path)
                 else:
-                    _walk(path, suffixes, frozenset(), above | identity, found)
+                    _walk(path, suffixes, frozenset(), above | {identity}, found)
             except PermissionError:
                 found.skipped[CLOSED].append(path)
         elif not _is(entry, "file"):
@@ -87,15 +89,15 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
         return False
 
 
-def _identity(folder: Path) -> frozenset[tuple[int, int]]:
+def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
-    return frozenset({(status.st_dev, status.st_ino)})
+    return status.st_dev, status.st_ino
 
 
 def contains_itself(path: Path) -> bool:
     """Whether the path leads through a folder twice, by a link to a folder that contains it."""
-    folders = [parent.stat() for parent in path.parents]
-    return len({(status.st_dev, status.st_ino) for status in folders}) < len(folders)
+    folders = [_identity(parent) for parent in path.parents]
+    return len(set(folders)) < len(folders)
 
 
 def describe_skipped(skipped: Mapping[str, Collection[Path]], root: Path, *, most: int = 3) -> str:
