@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cgrseg.images.find import IMAGE_SUFFIXES, describe_skipped, find_files
+from cgrseg.images.find import describe_skipped, find_files
+from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.inference.sources import Source, find_sources
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and links")

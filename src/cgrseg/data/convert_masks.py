@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from cgrseg._text import printable
 from cgrseg.images.files import atomic_write
-from cgrseg.images.find import IMAGE_SUFFIXES, find_files
+from cgrseg.images.find import find_files
+from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
 
 from .dataset import DataProblem, unreadable

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cgrseg._text import printable
-from cgrseg.images.find import IMAGE_SUFFIXES, Found, describe_skipped, find_files
+from cgrseg.images.find import Found, describe_skipped, find_files
+from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
 
 from .dataset import DataProblem, unreadable

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from cgrseg.images.find import BROKEN, HIDDEN, IMAGE_SUFFIXES, describe_skipped
+from cgrseg.images.find import BROKEN, HIDDEN, describe_skipped
+from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
 
 from .dataset import DataProblem, SegmentationDataset

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cgrseg._text import printable
-from cgrseg.images.photos import DAMAGE
+from cgrseg.images.photos import DAMAGE, TOO_LARGE
 
 Ids = np.ndarray[Any, np.dtype[Any]]
 ID_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
@@ -69,7 +69,7 @@ def _decode(path: Path) -> tuple[Image.Image, str]:
             image.load()
     except OSError:
         raise
-    except DAMAGE as error:
+    except (*DAMAGE, *TOO_LARGE) as error:
         raise ValueError(f"damaged: {error}") from error
     return image, stored if isinstance(stored, str) else image.mode
 

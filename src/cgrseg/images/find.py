@@ -10,9 +10,6 @@ from pathlib import Path
 
 from cgrseg._text import printable
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif")
-)
 HIDDEN, BROKEN, SPECIAL = "hidden", "broken links", "not regular files"
 LOOP, CLOSED = "links to a folder that contains them", "unreadable folders"
 

@@ -10,16 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgrseg._text import printable
-from cgrseg.images.find import (
-    BROKEN,
-    IMAGE_SUFFIXES,
-    LOOP,
-    SPECIAL,
-    Found,
-    contains_itself,
-    describe_skipped,
-    find_files,
-)
+from cgrseg.images.find import BROKEN, LOOP, SPECIAL, Found, contains_itself, describe_skipped, find_files
+from cgrseg.images.photos import IMAGE_SUFFIXES
 
 PHOTO_SUFFIXES = IMAGE_SUFFIXES
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"))
