@@ -436,3 +436,9 @@ def test_a_photo_of_one_colour_is_a_warning(squares: Path) -> None:
     Image.new("RGB", (80, 64)).save(squares / "images" / "train" / "0.png")
     (warning,) = inspect(squares).warnings
     assert "0.png: all pixels have one colour" in warning
+
+
+def test_a_photo_that_is_its_mask_is_an_error(squares: Path) -> None:
+    shutil.copy(squares / "masks" / "train" / "0.png", squares / "images" / "train" / "0.png")
+    (error,) = inspect(squares).errors
+    assert "0.png: is the same file as its mask" in error

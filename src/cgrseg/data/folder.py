@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from cgrseg._text import printable
@@ -19,7 +18,16 @@ from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
 
 from .dataset import DataProblem, unreadable
-from .masks import PASSING, ColoredMask, are_grey_levels, is_binary, passes_between, read_mask_file, solid_values
+from .masks import (
+    PASSING,
+    ColoredMask,
+    are_grey_levels,
+    count_ids,
+    is_binary,
+    passes_between,
+    read_mask_file,
+    solid_values,
+)
 
 SPLITS = ("train", "val", "test")
 MISNAMED = {"training", "validation", "valid", "dev", "eval", "evaluation", "testing"}  # folders that mean a split
@@ -167,7 +175,7 @@ def _classes_in_masks(root: Path) -> LabelSpace:
             raise
         except (OSError, ValueError) as error:
             raise ValueError(str(unreadable(path, error, kind="masks"))) from error
-        held = set(np.unique(mask).tolist())
+        held = set(count_ids(mask)[0].tolist())
         found |= held
         thin = len(held - set(solid_values(mask).tolist())) if len(held) > 2 else 0  # ids that were hardly drawn
         if thin > 2 and (passes_between(mask) > PASSING or thin > max(len(held) / 2, 8)):

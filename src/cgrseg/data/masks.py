@@ -106,8 +106,16 @@ def solid_values(values: Ids) -> Ids:
     """
     corner = values[:-1, :-1]
     solid = (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
-    found: Ids = np.unique(corner[solid])
-    return found
+    return count_ids(corner[solid])[0]
+
+
+def count_ids(ids: Ids) -> tuple[Ids, Ids]:
+    """The ids that occur, sorted, and the pixels of each; much faster than np.unique for uint8."""
+    if ids.dtype != np.uint8:
+        return np.unique(ids, return_counts=True)
+    counts = np.bincount(ids.ravel(), minlength=256)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def passes_between(ids: Ids) -> float:

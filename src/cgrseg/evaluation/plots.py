@@ -33,8 +33,8 @@ def confusion_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     axes.set_facecolor("lightgrey")
     drawn = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=100)
     letters = 9 if count <= NUMBERED else 6
-    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=letters)
-    axes.set_yticks(range(count), labels.names, fontsize=letters)
+    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=letters, parse_math=False)
+    axes.set_yticks(range(count), labels.names, fontsize=letters, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     if count <= NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
@@ -56,7 +56,7 @@ def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     colors = [tuple(channel / 255 for channel in labels.colors[index]) for index in order]
     places = range(len(labels))  # not the names: two classes may share one
     bars = axes.barh(places, np.nan_to_num(iou[order]), color=colors, edgecolor="grey")
-    axes.set_yticks(places, [labels.names[index] for index in order])
+    axes.set_yticks(places, [labels.names[index] for index in order], parse_math=False)
     texts = ["absent" if np.isnan(value) else f"{value:.1f}" for value in iou[order]]
     axes.bar_label(bars, labels=texts, padding=2, fontsize=8)
     axes.set(xlabel="IoU, %", xlim=(0, 109), ylim=(-0.6, len(labels) - 0.4))

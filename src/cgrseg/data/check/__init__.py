@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 from collections import Counter, defaultdict
@@ -20,7 +21,7 @@ from cgrseg.images.photos import read_photo
 from ..dataset import DataProblem, Samples, SegmentationDataset, size_problem, to_class_ids, unreadable
 from ..folder import SMOOTHED
 from ..listing import list_dataset
-from ..masks import PASSING, ColoredMask, Ids, is_binary, passes_between, read_mask_file, solid_values
+from ..masks import PASSING, ColoredMask, Ids, count_ids, is_binary, passes_between, read_mask_file, solid_values
 from ..settings import Format
 from .faults import MaskColors, class_problems, color_problem, jpeg_problem, mask_colors, palette_problems, rotated
 from .report import DatasetReport, SplitReport
@@ -146,9 +147,6 @@ def _check_pair(samples: SegmentationDataset, pair: tuple[Path, Path], *, known:
         problems.append(unreadable(photo_path, error, kind="photos"))
     try:
         raw = samples.read_ids(mask_path)  # H W
-        if samples.read_ids is read_mask_file:
-            problems += jpeg_problem(mask_path)
-            checked.colors = mask_colors(mask_path, raw)
     except ColoredMask:
         problems.append(color_problem(mask_path))
     except (OSError, ValueError) as error:
@@ -166,7 +164,12 @@ def _check_pair(samples: SegmentationDataset, pair: tuple[Path, Path], *, known:
         problems.append(size_problem(photo_path, mask_path, photo, raw))
     elif photo is not None:
         problems += rotated(photo_path, mask_path, photo, raw)
-    ids, counts = np.unique(raw, return_counts=True) if raw.dtype != np.uint8 else _count_bytes(raw)
+    if filecmp.cmp(photo_path, mask_path, shallow=False):
+        problems.append(DataProblem("photos that are masks", "is the same file as its mask: replace it", photo_path))
+    ids, counts = count_ids(raw)
+    if samples.read_ids is read_mask_file:
+        problems += jpeg_problem(mask_path)
+        checked.colors = mask_colors(mask_path, ids.tolist())
     checked.raw = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
     if known:
         _check_ids(samples, checked, raw, ids, counts)
@@ -221,7 +224,7 @@ def _add_until_two_classes(samples: SegmentationDataset, split: SplitReport, mas
             raw = samples.read_ids(path)
         except (OSError, ValueError):
             continue
-        ids, counts = np.unique(raw, return_counts=True)
+        ids, counts = count_ids(raw)
         split.raw.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
         classes = samples.classes_of(ids)
         known = (classes >= 0) & (classes != samples.labels.ignore_index)
@@ -252,10 +255,3 @@ def _spread(count: int, most: int | None) -> list[int]:
     if most is None or count <= most:
         return list(range(count))
     return [place * count // most for place in range(most)]
-
-
-def _count_bytes(raw: Ids) -> tuple[Ids, Ids]:
-    """np.unique with counts, for uint8."""
-    counts = np.bincount(raw.ravel(), minlength=256)
-    ids = np.flatnonzero(counts)
-    return ids, counts[ids]

@@ -35,16 +35,16 @@ class MaskColors:
     codes: dict[int, int]
 
 
-def mask_colors(path: Path, ids: Ids) -> MaskColors | None:
-    """The colours of a mask's ids; None for grey masks, whose values are ids only."""
+def mask_colors(path: Path, ids: Sequence[int]) -> MaskColors | None:
+    """The colours of the ids in a mask; None for grey masks, whose values are ids only."""
     with Image.open(path) as mask:
         if mask.mode in CHANNEL_MODES and mask.mode != "PA":
-            return MaskColors(False, {value: value * 0x010101 for value in np.unique(ids).tolist()})
+            return MaskColors(False, {value: value * 0x010101 for value in ids})
         palette = mask.getpalette("RGB") if mask.mode in ("P", "PA") else None
     if palette is None:
         return None
     table = np.array(palette).reshape(-1, 3) @ (65536, 256, 1)
-    codes = {value: int(table[value]) for value in np.unique(ids).tolist() if value < len(table)}
+    codes = {value: int(table[value]) for value in ids if value < len(table)}
     return None if all(code == value * 0x010101 for value, code in codes.items()) else MaskColors(True, codes)
 
 
