@@ -325,8 +325,26 @@ def test_pipes_sockets_and_broken_links_never_hang(squares: Path) -> None:
     shutil.move(squares / "s.png", squares / "images" / "test" / "s.png")
     for report in both(squares):
         (error,) = report.errors
-        assert "gone.png: the file that it links to does not exist" in error
+        assert "gone.png: is a broken link or an unreadable folder" in error
         assert any("not regular files (1): pipe.png" in warning for warning in report.warnings)
+
+
+def test_photos_behind_broken_links_are_never_left_out_in_silence(squares: Path, tmp_path: Path) -> None:
+    (squares / "images" / "val" / "2.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(FileNotFoundError, match=r"2\.png: is a broken link"):
+        open_dataset(squares, "val")
+    city = tmp_path / "leftImg8bit" / "train" / "ulm"
+    city.mkdir(parents=True)
+    (city / "ulm_0_1_leftImg8bit.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(FileNotFoundError, match=r"leftImg8bit\.png is a broken link"):
+        open_dataset(tmp_path, "train", "cityscapes")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder_is_an_error(squares: Path) -> None:
+    closed = squares / "images" / "train" / "city"
+    closed.mkdir(mode=0)
+    assert any("city: is a broken link or an unreadable folder" in error for error in inspect(squares).errors)
 
 
 @pytest.mark.parametrize("broken", ["link", "folder"])

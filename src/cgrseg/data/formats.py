@@ -168,8 +168,10 @@ def _inside(root: Path, *nested: str) -> Path:
 def _pairs(photos: Path, ending: str, mask: Callable[[Path], Path]) -> tuple[tuple[Path, Path], ...]:
     if not photos.is_dir():
         raise FileNotFoundError(f"no folder {photos}: check the dataset's folder and format")
-    files = find_files(photos, {f".{ending.rpartition('.')[2]}"}).files
-    pairs = tuple((path, mask(path)) for path in files if path.name.endswith(ending))
+    found = find_files(photos, {f".{ending.rpartition('.')[2]}"})
+    if found.lost:
+        raise FileNotFoundError(f"{found.lost[0]} is a broken link or an unreadable folder: repair or remove it")
+    pairs = tuple((path, mask(path)) for path in found.files if path.name.endswith(ending))
     if not pairs:
         raise ValueError(f"{photos} has no photos (*{ending}): check the dataset's folder and format")
     return pairs

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from cgrseg.images.find import BROKEN, HIDDEN, describe_skipped
+from cgrseg.images.find import BROKEN, CLOSED, HIDDEN, describe_skipped
 from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
 
@@ -56,6 +56,8 @@ def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Seg
         files = folder_files(Path(root), split)
         for problem in files.ambiguous():
             raise ValueError(str(problem))
+        for problem in _lost_files(files):
+            raise FileNotFoundError(str(problem))
         dataset = SegmentationDataset(files.pairs, folder_labels(Path(root)), split, folder=files.photos)
     else:
         dataset = FORMATS[format](Path(root), split)
@@ -173,15 +175,21 @@ def _list_folder(root: Path) -> Listing:
         if carved_val:
             notes[split] = "a share of train, chosen by name"
         else:
-            problems += [*files.ambiguous(), *_unused_files(files)]
+            problems += [*files.ambiguous(), *_lost_files(files), *_unused_files(files)]
             hidden = files.found_photos.skipped.get(HIDDEN)
             notes[split] = f"left out {describe_skipped({HIDDEN: hidden}, files.photos)}" if hidden else ""
         splits.append(SegmentationDataset(files.pairs, labels or LabelSpace.numbered(255), split, folder=files.photos))
     return Listing(tuple(splits), labels, notes, tuple(dict.fromkeys(problems)))
 
 
+def _lost_files(files: FolderFiles) -> Iterator[DataProblem]:
+    """Photos and masks that can't be read because of a broken link or the permissions of a folder."""
+    for path in (*files.found_photos.lost, *files.found_masks.lost):
+        yield DataProblem("lost files", "is a broken link or an unreadable folder: repair or remove it", path)
+
+
 def _unused_files(files: FolderFiles) -> Iterator[DataProblem]:
-    """Masks without a photo, broken links, and files that are neither photos nor masks."""
+    """Masks without a photo, and files that are neither photos nor masks."""
     keys = set(by_key(files.found_photos.files, files.photos))
     for mask in files.found_masks.files:
         if match_key(mask, files.masks) not in keys:
@@ -190,9 +198,7 @@ def _unused_files(files: FolderFiles) -> Iterator[DataProblem]:
             )
             yield DataProblem("masks without a photo", cause, mask, is_error=False)
     for folder, found in ((files.photos, files.found_photos), (files.masks, files.found_masks)):
-        for path in found.skipped.get(BROKEN, []):
-            yield DataProblem("broken links", "the file that it links to does not exist: repair or remove it", path)
-        others = {reason: paths for reason, paths in found.skipped.items() if reason not in (HIDDEN, BROKEN)}
+        others = {key: paths for key, paths in found.skipped.items() if key not in (HIDDEN, BROKEN, CLOSED)}
         if others:
             kinds = "photos" if folder == files.photos else "PNG masks"
             cause = f"left out what are not {kinds}: {describe_skipped(others, folder)}"

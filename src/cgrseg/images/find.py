@@ -26,6 +26,11 @@ class Found:
     files: list[Path] = field(default_factory=list)
     skipped: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
+    @property
+    def lost(self) -> list[Path]:
+        """Broken links and unreadable folders: what a dataset should have, but can't be read."""
+        return self.skipped.get(BROKEN, []) + self.skipped.get(CLOSED, [])
+
 
 def find_files(folder: Path, suffixes: Collection[str], *, without: Collection[str] = ()) -> Found:
     """The files below a folder whose suffix, in lower case, is one of `suffixes`.
