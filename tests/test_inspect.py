@@ -238,7 +238,7 @@ def test_a_missing_folder_or_unknown_format_is_refused(tmp_path: Path) -> None:
         quick_check(tmp_path, "coco")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["camvid", "ccp", "dubai_aerial_mini"])
+@pytest.mark.parametrize("name", ["camvid", "ccp", "dubai_aerial_mini", "voc"])
 def test_real_datasets_pass_the_quick_check(shared: Path, name: str) -> None:
     report = quick_check(shared / "data" / name)
     assert report.errors == report.warnings == ()
