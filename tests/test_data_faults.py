@@ -18,6 +18,7 @@ from cgrseg.data.check import inspect, quick_check
 from cgrseg.data.check.report import DatasetReport
 from cgrseg.data.convert_masks import convert_masks
 from cgrseg.data.listing import open_dataset
+from cgrseg.data.masks import read_mask_file
 
 Rewrite = Callable[[np.ndarray], Image.Image | np.ndarray]
 
@@ -460,3 +461,18 @@ def test_a_photo_that_is_its_mask_is_an_error(squares: Path) -> None:
     shutil.copy(squares / "masks" / "train" / "0.png", squares / "images" / "train" / "0.png")
     (error,) = inspect(squares).errors
     assert "0.png: is the same file as its mask" in error
+
+
+def test_classes_of_one_colour_are_a_warning(squares: Path) -> None:
+    classes(squares, "ground", "square", colors=[[9, 9, 9], [9, 9, 9]])
+    (warning,) = inspect(squares).warnings
+    assert "ground, square have the same colour (9, 9, 9)" in warning
+
+
+def test_a_rotated_mask_of_16_bits_keeps_its_ids(tmp_path: Path) -> None:
+    ids = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100
+    picture = Image.fromarray(ids)
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    assert (read_mask_file(tmp_path / "a.png") == np.rot90(ids, 3)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,11 @@ def class_problems(splits: Sequence[SplitReport], labels: LabelSpace, *, complet
         complete: whether all masks were counted.
     """
     yield from _shifted(splits, labels)
+    for color, count in Counter(labels.colors).items() if labels.raw_ids is None else ():
+        if count > 1:
+            names = ", ".join(name for name, own in zip(labels.names, labels.colors, strict=True) if own == color)
+            cause = f"the classes {names} have the same colour {color}: they look alike in pictures"
+            yield DataProblem("classes", cause, is_error=False)
     for split in splits:
         values = set(split.raw)
         if not split.pixels.any() and not split.ignored:
