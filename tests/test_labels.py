@@ -48,6 +48,7 @@ def test_an_ignore_index_that_no_mask_can_hold_is_refused(value: Any, tmp_path: 
         ({"name": "\x1b[31mred"}, r"control characters in its name '\\x1b\[31mred'"),
         ({"name": "two\nlines"}, "control characters"),
         ({"name": "\ud800"}, "control characters"),
+        ({"name": "road\u202eyks"}, "control characters"),
     ],
 )
 def test_a_wrong_value_of_a_class_names_file_and_key(entry: dict[str, Any], complaint: str, tmp_path: Path) -> None:

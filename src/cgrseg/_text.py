@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Collection, Sequence
-
-UNSAFE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, lone surrogates, line separators
 
 
 def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
@@ -29,4 +26,4 @@ def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str
 def printable(text: str | os.PathLike[str]) -> str:
     """The text with control characters, and bytes of file names that are not UTF-8, as escapes such as \\x1b."""
     text = os.fspath(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in UNSAFE else letter for letter in text)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

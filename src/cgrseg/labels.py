@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._text import UNSAFE
-
 Color = tuple[int, int, int]
+UNSAFE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, lone surrogates, line separators
+REORDERING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the direction of the text after
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LabelSpace:
         for number, (name, color) in enumerate(zip(self.names, self.colors, strict=True)):
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"class {number} has the name {name!r}: use a text that is not empty")
-            if any(unicodedata.category(letter) in UNSAFE for letter in name):
+            if any(unicodedata.category(letter) in UNSAFE or letter in REORDERING for letter in name):
                 raise ValueError(f"class {number} has control characters in its name {name!a}: remove them")
             if not isinstance(color, tuple) or len(color) != 3 or not all(_is_integer(c, 0, 255) for c in color):
                 raise ValueError(f"class {name!r} has the color {color!r}: use three integers from 0 to 255")
