@@ -1,4 +1,4 @@
-"""`cgrseg check-data` prints the report, draws the sheet and exits by whether a run would be ruined."""
+"""`cgrseg check-data` prints the report, writes the contact sheet, and fails if there are errors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_good_data_exits_0_and_gives_a_sheet(squares: Path, tmp_path: Path, caps
         assert picture.width > 400
 
 
-def test_what_ruins_a_run_exits_1_and_the_rest_is_still_drawn(
+def test_errors_exit_1_and_the_rest_is_still_drawn(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (squares / "masks" / "train" / "0.png").unlink()
     assert main(["check-data", str(squares), "--out", str(tmp_path / "sheet.png")]) == 1
-    assert "0.png has no mask" in capsys.readouterr().out
+    assert "0.png: has no mask" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file()
 
 
@@ -54,7 +54,7 @@ def test_bad_arguments_exit_2_with_one_line(
     assert complaint in error and error.count("\n") == 1
 
 
-def test_the_sheet_shows_photo_and_classes_and_hatches_what_is_ignored(squares: Path) -> None:
+def test_the_sheet_shows_photo_and_classes_and_hatches_ignored_pixels(squares: Path) -> None:
     path = squares / "masks" / "train" / "0.png"
     mask = np.array(Image.open(path))
     mask[:32] = 255
@@ -70,7 +70,7 @@ def test_the_sheet_shows_photo_and_classes_and_hatches_what_is_ignored(squares: 
     assert (red[square][:, 0] > 120).all() and (red[~square][:, 0] < 30).all()
 
 
-def test_unreadable_pairs_leave_room_for_the_next_and_none_at_all_is_an_error(squares: Path) -> None:
+def test_unreadable_pairs_are_replaced_and_none_at_all_is_an_error(squares: Path) -> None:
     samples = open_dataset(squares, "train")
     whole = contact_sheet([samples], each=3).size
     (squares / "images" / "train" / "0.png").write_bytes(b"")

@@ -18,11 +18,11 @@ from torch import multiprocessing
 from torch.nn import functional as F
 
 import cgrseg
-from cgrseg.data.dataset import Samples
+from cgrseg.data.dataset import Samples, SegmentationDataset
 from cgrseg.data.listing import open_dataset
 from cgrseg.evaluation import Scores
 from cgrseg.evaluation import evaluate as evaluate_predictor
-from cgrseg.evaluation.confusion import ConfusionMatrix
+from cgrseg.evaluation.metrics import ConfusionMatrix
 from cgrseg.evaluation.plots import classes_figure, confusion_figure, side_by_side
 from cgrseg.evaluation.report import text_table, write_report
 from cgrseg.inference.network import Network, evaluation_mode
@@ -60,7 +60,9 @@ def samples(tmp_path: Path) -> Samples:
 def make_model() -> CGRSeg:
     torch.manual_seed(0)
     model = cgrseg.create_model("cgrseg_n", num_classes=3)
-    torch.nn.init.normal_(model.head.classifier.weight)  # so that all classes win somewhere
+    torch.nn.init.normal_(model.head.classifier.weight)
+    with evaluation_mode(model), torch.no_grad():  # so that all classes win somewhere
+        model.head.classifier.bias -= model(torch.randn(4, 3, 64, 96)).mean((0, 2, 3))
     return model
 
 
@@ -202,7 +204,7 @@ def test_two_processes_sum_to_one_without_counting_twice_and_fail_together(
         table = json.loads((tmp_path / f"{rank}.json").read_text())
         assert table["confusion"] == alone.confusion.counts.tolist()
         assert table["boundary"] == alone.boundary.counts.tolist()
-        np.testing.assert_equal([tuple(item) for item in table["photos"]], list(alone.photo_iou.items()))
+        np.testing.assert_allclose(table["photos"], list(alone.photo_iou.items()), atol=1e-12)
         assert "3.png" in table["error"]
 
 
@@ -261,3 +263,25 @@ def test_side_by_side_draws_truth_and_prediction_in_their_colours_and_the_ignore
     sheet = np.asarray(side_by_side(photo, truth, predicted, labels))
     assert sheet.shape == (4, 18, 3) and not sheet[:, :6].any() and not sheet[0, 6:12].any()
     assert (sheet[1:, 6:12] == [153, 0, 0]).all() and (sheet[:, 12:] == [0, 0, 153]).all()
+
+
+@pytest.mark.parametrize("names", [("Straße", "ñ Ελλάς"), ("$5 or $6", "$\\frac{")])
+def test_class_names_of_any_kind_are_drawn_as_they_are(names: tuple[str, str], tmp_path: Path) -> None:
+    labels = LabelSpace(names=names, colors=((255, 0, 0), (0, 0, 255)))
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
+    for figure in (confusion_figure(confusion, labels), classes_figure(confusion, labels)):
+        figure.savefig(tmp_path / "picture.png")
+        assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == set(names)
+
+
+def test_a_name_that_is_not_utf_8_does_not_stop_the_report(samples: Samples, scores: Scores, tmp_path: Path) -> None:
+    name = os.fsdecode("stra\xdfe.png".encode("latin-1"))
+    photo = tmp_path / name
+    try:
+        photo.write_bytes(samples.pairs[0][0].read_bytes())  # type: ignore[attr-defined]
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    renamed = SegmentationDataset(((photo, samples.pairs[0][1]), *samples.pairs[1:]), samples.labels)  # type: ignore[attr-defined]
+    write_report(tmp_path / "report", scores, renamed, lambda photo: np.zeros((photo.height, photo.width), np.uint8))
+    assert "stra\\xdfe.png" in (tmp_path / "report" / "photos.csv").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which sample comes when depends on (seed, step, position) alone: not on workers, processes or where a run began."""
+"""The order of samples depends on (seed, step, position) only: not on workers, processes or where a run began."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def batches(
     loader = DataLoader(
         dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread
     )
-    return [(images, labels) for images, labels, _ in loader]
+    return [(images, labels) for images, labels, _, _ in loader]
 
 
 def equal(one: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:

@@ -1,4 +1,4 @@
-"""The released augmentation, cropping first: the same distribution, touching only the pixels that are needed."""
+"""The released augmentation, cropping first: the same distribution with fewer pixels touched; teacher logits follow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import colorsys
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from cgrseg.data.transforms import (
     collate,
     crop_mask,
     crop_photo,
+    crop_teacher,
     distort,
     draw_region,
     resized_size,
@@ -183,10 +185,10 @@ PLAIN_32 = dataclasses.replace(PLAIN, crop=32)
 
 def test_small_photos_are_padded_right_and_below_with_black_after_normalisation_and_255() -> None:
     photo, mask = smooth_photo(40, 50), np.full((40, 50), 3, np.uint8)
-    image, labels, problems = crops(Fixed(photo, mask), PLAIN)[0]
+    image, labels, teacher, problems = crops(Fixed(photo, mask), PLAIN)[0]
     assert image.shape == (3, 64, 64) and image.dtype == torch.float32 and labels.dtype == torch.int64
     assert (labels[:40, :50] == 3).all() and (labels[40:] == 255).all() and (labels[:, 50:] == 255).all()
-    assert (image[:, 40:] == 0).all() and (image[:, :, 50:] == 0).all() and problems == ()
+    assert (image[:, 40:] == 0).all() and (image[:, :, 50:] == 0).all() and problems == () and teacher is None
     mean, std = (torch.tensor(v)[:, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     restored = image[:, :40, :50] * std + mean
     assert torch.allclose(restored, torch.from_numpy(photo).permute(2, 0, 1).float(), atol=1e-3)
@@ -199,7 +201,7 @@ def test_half_of_the_crops_are_mirrored_together_with_their_masks() -> None:
     dataset = crops(Fixed(photo, mask), dataclasses.replace(PLAIN, flip=0.5))
     mirrored = 0
     for number in range(300):
-        image, labels, _ = dataset[number]
+        image, labels, _, _ = dataset[number]
         assert ((image[0] > 0) == (labels == 1)).all()
         mirrored += int(labels[0, -1] == 1)
     assert 0.4 < mirrored / 300 < 0.6
@@ -281,17 +283,86 @@ def test_each_photometric_step_happens_half_of_the_time_and_values_stay_in_range
 def test_unreadable_samples_are_replaced_by_the_next_and_named() -> None:
     photo, mask = smooth_photo(64, 64), np.ones((64, 64), np.uint8)
     dataset = crops(Fixed(photo, mask, broken=3, count=5), PLAIN)
-    problems = [problem for number in range(5) for problem in dataset[number][2]]
+    problems = [problem for number in range(5) for problem in dataset[number][3]]
     assert set(problems) == {f"can't read {index}.png" for index in range(3)}
     assert all((dataset[number][1] == 1).all() for number in range(5))
-    with pytest.raises(ValueError, match="5 samples in a row can't be read, the last: can't read"):
+    with pytest.raises(ValueError, match="5 consecutive samples can't be read, the last: can't read"):
         crops(Fixed(photo, mask, broken=5, count=5), PLAIN)[0]
 
 
 def test_batches_stack_samples_and_gather_their_problems() -> None:
     dataset = crops(Synthetic(size=(70, 80), count=3), Augmentation(crop=64, resize_to=None))
-    images, labels, problems = collate([dataset[0], (*dataset[1][:2], ("one is broken",))])
-    assert images.shape == (2, 3, 64, 64) and labels.shape == (2, 64, 64) and problems == ["one is broken"]
+    images, labels, teacher, problems = collate([dataset[0], (*dataset[1][:3], ("one is broken",))])
+    assert (
+        teacher is None
+        and images.shape == (2, 3, 64, 64)
+        and labels.shape == (2, 64, 64)
+        and problems == ["one is broken"]
+    )
+
+
+def stored_teacher(folder: Path, photo: np.ndarray) -> Path:
+    """Logits whose probabilities are the photo's red channel: p(class 1) = red / 256."""
+    share = torch.from_numpy(photo[..., 0].copy()).float().add(0.5) / 256
+    np.save(folder / "0.npy", torch.stack([(1 - share).log(), share.log()]).numpy())
+    return folder
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """A photo that is smooth and has no symmetry, so that wrong places show."""
+    y, x = np.mgrid[:height, :width]
+    return np.repeat((20 + 150 * x / width + 80 * y / height).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize(("size", "scale"), [((64, 64), (1, 1)), ((90, 120), (0.8, 1.6)), ((40, 53), (1, 1))])
+def test_the_teachers_crop_lines_up_with_the_images_crop_also_when_it_is_flipped(
+    flip: int, size: tuple[int, int], scale: tuple[float, float], tmp_path: Path
+) -> None:
+    photo = ramp(*size)
+    dataset = TrainingCrops(
+        samples=Fixed(photo, np.zeros(size, np.uint8)),
+        augmentation=dataclasses.replace(PLAIN, flip=flip, scale=scale),
+        preprocessing=Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)),
+        seed=0,
+        teacher=stored_teacher(tmp_path, photo),
+    )
+    for number in range(8):
+        image, labels, teacher, _ = dataset[number]
+        assert teacher is not None and teacher.shape == (2, 8, 8)
+        cells = F.avg_pool2d(image[None, :1], 8)[0, 0]  # the image at the cells' centres
+        inside = F.max_pool2d((labels[None].float() == 255).float(), 8)[0] == 0  # wholly in the photo
+        assert inside.sum() >= 5 * 6
+        assert (256 * teacher[1] - cells).abs()[inside].max() < 2.5
+        assert torch.allclose(teacher.sum(0)[inside], torch.ones(()))
+        assert (teacher[:, ~inside] == 0).all()
+
+
+def test_a_flipped_teacher_is_not_the_unflipped_one() -> None:
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 8, 8))).float()
+    plain, flipped = (crop_teacher(logits, (64, 64), (0, 0, 64, 64), crop=64, flipped=flip) for flip in (False, True))
+    assert torch.allclose(plain, logits.softmax(0), atol=1e-6)
+    assert torch.allclose(flipped, plain.flip(-1), atol=1e-6) and not torch.allclose(flipped, plain, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "no teacher logits"),
+        (b"", "no teacher logits"),
+        (np.zeros((8, 8)), "is not an array"),
+        (np.zeros((2, 8, 8), int), "floats"),
+    ],
+)
+def test_a_missing_or_damaged_teacher_file_is_named(content: Any, complaint: str, tmp_path: Path) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "0.npy").write_bytes(content)
+    elif content is not None:
+        np.save(tmp_path / "0.npy", content)
+    dataset = crops(Fixed(ramp(64, 64), np.zeros((64, 64), np.uint8)), PLAIN)
+    dataset.teacher = tmp_path
+    with pytest.raises(ValueError, match=rf"0\.npy: .*{complaint}"):
+        dataset[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The contact sheet: photos beside their masks, to see with one look whether they fit."""
+"""The contact sheet of check-data: photos beside their masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from cgrseg.images.render import INK, PAPER, Entry, with_legend
 from cgrseg.labels import LabelSpace
 
-from .dataset import Ids, Samples, to_class_ids
+from .dataset import Samples, to_class_ids
+from .masks import Ids
 
 CELL = 200  # pixels of the longer side of a thumbnail
 COLUMNS = 3  # pairs side by side
@@ -20,13 +21,13 @@ HATCH = 5  # pixels, width of the stripes over ignored pixels
 
 
 def contact_sheet(splits: Sequence[Samples], *, each: int = 6) -> Image.Image:
-    """Up to `each` photos of each split, evenly spaced, with their masks drawn over them beside, and the legend.
+    """Up to `each` photos of each split, evenly spaced, each beside a copy with its mask, and a legend.
 
-    Ignored pixels are hatched. Pairs that can't be read leave room for the next.
+    Ignored pixels are hatched. Pairs that can't be read are replaced by others.
 
     Args:
         splits: one or more, with the same classes.
-        each: pairs shown of a split.
+        each: number of pairs per split.
 
     Raises:
         ValueError: no pair of any split can be read.
@@ -72,14 +73,14 @@ def _pick(samples: Samples, each: int) -> list[tuple[Image.Image, Ids]]:
             break
         try:
             photo, mask = samples.read(index)
-        except (OSError, ValueError):  # check-data has named it
+        except (OSError, ValueError):  # check-data reports it
             continue
         pairs.append((photo, to_class_ids(mask)))
     return pairs
 
 
 def _thumbnails(photo: Image.Image, ids: Ids, labels: LabelSpace) -> tuple[Image.Image, Image.Image]:
-    """The photo, and the classes over it, the longer side CELL pixels."""
+    """The photo, and the photo with its classes, each with CELL pixels on the longer side."""
     scale = CELL / max(photo.size)
     size = (max(round(photo.width * scale), 1), max(round(photo.height * scale), 1))
     small = photo.resize(size, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""What every labelled split is, whatever its files look like: names, photos, masks of class ids, one explicit map."""
+"""Datasets of image and mask files: names, photos, masks of class ids, and an explicit map of the stored ids."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from cgrseg.images.photos import DAMAGE, read_photo
+from cgrseg._text import printable
+from cgrseg.images.photos import read_photo
 from cgrseg.labels import LabelSpace
 
-Ids = np.ndarray[Any, np.dtype[Any]]
-MASK_MODES = ("L", "P", "I;16", "I;16B", "I", "1")
-SHOW = 6  # values named in an error
+from .masks import ColoredMask, Ids, read_mask_file
+
+NAMED = 6  # ids named in an error
 
 
 class Samples(Protocol):
-    """One split: what training, evaluation and check-data ask of a dataset."""
+    """One labelled split, as training, evaluation and check-data use it."""
 
     @property
     def labels(self) -> LabelSpace:
@@ -34,63 +35,65 @@ class Samples(Protocol):
         """The number of pairs."""
 
     def name(self, index: int) -> str:
-        """The photo's file name."""
+        """The photo's file name, with the sub-folders of its split."""
 
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The photo in RGB and its mask of class ids (mode L or I;16), of equal size.
+        """The RGB photo and its mask of class ids (mode L or I;16), of equal size.
 
         Raises:
-            ValueError: the pair is unusable; it names the file, the value and the cure.
+            ValueError: the pair is unusable; the message names the file, the value and the cure.
         """
 
 
-def read_mask_file(path: Path) -> Ids:
-    """The raw ids [H, W] of a one-channel picture, as they are stored.
+@dataclass(frozen=True)
+class DataProblem:
+    """One fault of a dataset.
 
-    Raises:
-        ValueError: the picture has colours.
-        OSError and what else Pillow raises on damage: it can't be decoded.
+    Args:
+        kind: the heading under which such faults are listed.
+        cause: the fault and its cure, in words that are the same for all files with this fault.
+        where: the file or folder, if it is one.
+        is_error: whether a training would fail or its scores would be wrong; otherwise it is a warning.
     """
-    with Image.open(path) as mask:
-        if mask.mode not in MASK_MODES:
-            raise ColoredMask(
-                f"mask {path} has mode {mask.mode}: masks hold one class id a pixel, not colours; "
-                "`cgrseg convert-masks` makes such masks"
-            )
-        ids = np.asarray(mask)
-    return ids.astype(np.uint8) if ids.dtype == bool else ids
 
+    kind: str
+    cause: str
+    where: str | Path = ""
+    is_error: bool = True
 
-class ColoredMask(ValueError):
-    """A mask in colours instead of class ids."""
+    def __str__(self) -> str:
+        return printable(f"{self.where}: {self.cause}" if self.where else self.cause)
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """The pairs of one split, on disk.
+class SegmentationDataset:
+    """Image and mask files of one split.
 
     Args:
         pairs: (photo, mask) paths, in the order of the split.
-        labels: names, colours, the ignore index, and in `raw_ids` what a stored id means (None: itself, while
-            255 and 65535 are ignored where no class has them).
+        labels: names, colours, the ignore index, and in `raw_ids` the meaning of stored ids (None: each id is its
+            class, and 255 and 65535 are ignored unless they are classes).
         split: train, val or test.
         read_ids: mask path -> raw ids [H, W].
+        folder: the folder that names are relative to; None for bare file names.
     """
 
     pairs: tuple[tuple[Path, Path], ...]
     labels: LabelSpace
     split: str = "train"
     read_ids: Callable[[Path], Ids] = read_mask_file
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def name(self, index: int) -> str:
-        """The photo's file name."""
-        return self.pairs[index][0].name
+        """The photo's file name, with the sub-folders below `folder`."""
+        photo = self.pairs[index][0]
+        return printable(photo.name if self.folder is None else photo.relative_to(self.folder).as_posix())
 
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The photo in RGB and its mask as class ids in one channel (L, or I;16 past 255), of equal size.
+        """The RGB photo and its mask as class ids in one channel (L, or I;16 past 255), of equal size.
 
         Raises:
             ValueError: a file can't be decoded, the sizes differ, the mask has colours, or an id is not in the map.
@@ -98,80 +101,75 @@ class Labelled:
         photo_path, mask_path = self.pairs[index]
         try:
             photo = read_photo(photo_path)  # H W 3
-            raw = self.read_ids(mask_path)  # H W
-        except ColoredMask:
-            raise
-        except DAMAGE as error:
-            raise ValueError(
-                f"can't read the pair {photo_path.name}, {mask_path.name}: {error}; replace or remove the pair"
-            ) from error
-        if raw.shape != photo.shape[:2]:
-            raise ValueError(size_problem(photo_path, mask_path, photo, raw))
-        return Image.fromarray(photo), Image.fromarray(self._checked(raw, mask_path))
+        except (OSError, ValueError) as error:
+            raise ValueError(str(unreadable(photo_path, error, kind="photos"))) from error
+        ids = self.read_mask(index)  # H W
+        if ids.shape != photo.shape[:2]:
+            raise ValueError(str(size_problem(photo_path, mask_path, photo, ids)))
+        return Image.fromarray(photo), Image.fromarray(ids)
 
     def read_mask(self, index: int) -> Ids:
         """The mask alone, as class ids: uint8 or uint16 [H, W].
 
         Raises:
-            ValueError: the file can't be decoded, has colours, or holds an id that is not in the map.
+            ValueError: the file can't be decoded, has colours, or has an id that is not in the map.
         """
         mask_path = self.pairs[index][1]
         try:
             raw = self.read_ids(mask_path)
         except ColoredMask:
             raise
-        except DAMAGE as error:
-            raise ValueError(f"can't read the mask {mask_path}: {error}; replace or remove the pair") from error
-        return self._checked(raw, mask_path)
+        except (OSError, ValueError) as error:
+            raise ValueError(str(unreadable(mask_path, error, kind="masks"))) from error
+        classes = self.classes_of(raw)
+        if classes.min(initial=0) < 0:
+            raise ValueError(printable(f"{mask_path}: {self.id_problem(np.unique(raw[classes < 0]))}"))
+        return classes.astype(np.uint8 if self.labels.ignore_index < 256 and len(self.labels) <= 256 else np.uint16)
 
     def classes_of(self, raw: Ids) -> Ids:
-        """int32, raw ids -> classes or ignore; -1 where the map says nothing."""
+        """int32: raw ids -> classes or the ignore index; -1 for ids that are not in the map."""
         small = raw.dtype in (np.uint8, np.uint16)
         classes: Ids = self._table[raw if small else raw.astype(np.int64).clip(-1, len(self._table) - 1)]
         return classes
 
-    def id_problem(self, mask_path: Path, wrong: Ids) -> str:
-        """What to say of a mask that holds the ids `wrong`, which are not in the map."""
-        values = ", ".join(map(str, wrong[:SHOW])) + (", …" if len(wrong) > SHOW else "")
-        named = "the class list" if self.labels.raw_ids else "classes.json"
-        return (
-            f"mask {mask_path} holds class {values}, but {named} ends at {self._last_id}: "
-            "add the class, or map it to ignore"
-        )
-
-    def _checked(self, raw: Ids, mask_path: Path) -> Ids:
-        classes = self.classes_of(raw)
-        if classes.min(initial=0) < 0:
-            raise ValueError(self.id_problem(mask_path, np.unique(raw[classes < 0])))
-        return classes.astype(np.uint8 if self.labels.ignore_index < 256 and len(self.labels) <= 256 else np.uint16)
-
-    @property
-    def _last_id(self) -> int:
-        ignored = {self.labels.ignore_index}
-        return max(raw for raw, label in id_map(self.labels).items() if label not in ignored)
+    def id_problem(self, wrong: Ids) -> str:
+        """The message about a mask with the ids `wrong`, which are not in the map."""
+        values = ", ".join(map(str, wrong[:NAMED])) + (", …" if len(wrong) > NAMED else "")
+        listed = "the class list" if self.labels.raw_ids else "classes.json"
+        last = max(raw for raw, label in id_map(self.labels).items() if label != self.labels.ignore_index)
+        return f"holds class {values}, but {listed} ends at {last}: add the class, or map it to ignore"
 
     @cached_property
     def _table(self) -> Ids:
-        """int32 [65537], raw id -> class or ignore, -1 where the map says nothing; the last entry is never an id."""
+        """int32 [65537], raw id -> class or ignore index, -1 if unknown; the last entry is never an id."""
         table = np.full(65537, -1, np.int32)
         for raw, label in id_map(self.labels).items():
             table[raw] = label
         return table
 
 
-def size_problem(photo_path: Path, mask_path: Path, photo: Ids, raw: Ids) -> str:
-    """What to say of a mask [h, w] that has not the size of its photo [H, W, 3]."""
+def unreadable(path: Path, error: OSError | ValueError, *, kind: str) -> DataProblem:
+    """The problem of a file that can't be decoded; `kind` is "photos" or "masks"."""
+    text = str(error).replace(f" {str(path)!r}", "").replace(str(path), "").strip(" :")
+    cause = text if str(error).startswith(str(path)) else f"can't be read ({text}): replace or remove the pair"
+    return DataProblem(f"unreadable {kind}", cause, path)
+
+
+def size_problem(photo_path: Path, mask_path: Path, photo: Ids, raw: Ids) -> DataProblem:
+    """The problem of a mask [h, w] whose size differs from that of its photo [H, W, 3]."""
     with Image.open(photo_path) as stored:
         unturned = stored.size == (raw.shape[1], raw.shape[0])
-    return (
-        f"mask {mask_path} is {(raw.shape[1], raw.shape[0])}, but its photo is {(photo.shape[1], photo.shape[0])} "
-        "(width, height): export it again at the photo's size"
-        + (" (it fits the photo before its EXIF rotation: turn the mask too)" if unturned else "")
+    cause = (
+        f"is {(raw.shape[1], raw.shape[0])}, but its photo is {(photo.shape[1], photo.shape[0])} (width, height): "
+        "export the mask at the photo's size"
     )
+    if unturned:
+        cause += " (it fits the photo before its EXIF rotation: rotate the mask too)"
+    return DataProblem("masks of another size", cause, mask_path)
 
 
 def id_map(labels: LabelSpace) -> dict[int, int]:
-    """The explicit map: raw mask id -> class, or -> `ignore_index`."""
+    """The explicit map: raw mask id -> class or `ignore_index`."""
     if labels.raw_ids is not None:
         return dict(labels.raw_ids)
     ignored = {255, 65535, labels.ignore_index} - set(range(len(labels)))
@@ -179,7 +177,7 @@ def id_map(labels: LabelSpace) -> dict[int, int]:
 
 
 def describe_map(dataset: Samples) -> str:
-    """The map raw id -> class or ignore, one line a class; ids that are not listed are errors."""
+    """The map of raw ids as text, one line per class; any other id is an error."""
     labels = dataset.labels
     known = id_map(labels)
     wide = len(str(max(known)))

@@ -1,6 +1,6 @@
-"""The datasets of the paper and two neighbours: where their files lie and what their mask ids mean.
+"""Known datasets, those of the paper and two more: where their files are and what their mask ids mean.
 
-Each function lists a split; whether every listed file is there is for its caller to see.
+Each function lists a split; the caller checks whether the listed files exist.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from cgrseg.images.find import find_files
+from cgrseg.images.photos import DAMAGE
 from cgrseg.labels import LabelSpace
 
-from .dataset import Ids, Labelled, read_mask_file
+from .dataset import SegmentationDataset
+from .masks import Ids, read_mask_file
 
 IGNORE = 255
-# COCO's thing ids (stored as id - 1) that no photo has; the other ids are renumbered in order.
+# COCO's thing ids (stored as id - 1) that are never used; the other ids are renumbered in order.
 COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 # The 59 most frequent of PASCAL-Context's 459 labels, in the order of their ids.
@@ -28,23 +31,25 @@ CONTEXT_IDS = (
 )
 
 
-def ade20k(root: Path, split: str) -> Labelled:
+def ade20k(root: Path, split: str) -> SegmentationDataset:
     """The SceneParsing zip: 0 is "other" and ignored, 1 … 150 are the classes 0 … 149."""
     root = _inside(root, "ADEChallengeData2016")
     folder = _known(split, {"train": "training", "val": "validation"}, "ade20k")
     pairs = _pairs(root / "images" / folder, ".jpg", lambda photo: root / "annotations" / folder / f"{photo.stem}.png")
-    return Labelled(pairs, _labels("ade20k", {raw: raw - 1 for raw in range(1, 151)}, ignored=(0, 255)), split)
+    return SegmentationDataset(
+        pairs, _labels("ade20k", {raw: raw - 1 for raw in range(1, 151)}, ignored=(0, 255)), split
+    )
 
 
-def coco_stuff164k(root: Path, split: str) -> Labelled:
+def coco_stuff164k(root: Path, split: str) -> SegmentationDataset:
     """COCO 2017 photos and the `stuffthingmaps` PNGs: raw ids 0 … 181, of which 11 are unused, 255 unlabelled."""
     folder = _known(split, {"train": "train2017", "val": "val2017"}, "coco-stuff164k")
     masks = root / "stuffthingmaps" if (root / "stuffthingmaps").is_dir() else root / "annotations"
     pairs = _pairs(root / "images" / folder, ".jpg", lambda photo: masks / folder / f"{photo.stem}.png")
-    return Labelled(pairs, _labels("coco-stuff", _coco_ids(first=0), ignored=(*COCO_UNUSED, 255)), split)
+    return SegmentationDataset(pairs, _labels("coco-stuff", _coco_ids(first=0), ignored=(*COCO_UNUSED, 255)), split)
 
 
-def coco_stuff10k(root: Path, split: str) -> Labelled:
+def coco_stuff10k(root: Path, split: str) -> SegmentationDataset:
     """images/*.jpg, annotations/*.mat (variable S: 0 unlabelled, else id + 1) and imageLists/{train,test}.txt.
 
     It has no val list: val is the 1,000 test photos, as in the papers.
@@ -54,14 +59,14 @@ def coco_stuff10k(root: Path, split: str) -> Labelled:
     pairs = tuple((root / "images" / f"{name}.jpg", root / "annotations" / f"{name}.mat") for name in names)
     ignored = (0, *(raw + 1 for raw in COCO_UNUSED))
     labels = _labels("coco-stuff", _coco_ids(first=1), ignored=ignored)
-    return Labelled(pairs, labels, split, partial(read_mat, variable="S"))
+    return SegmentationDataset(pairs, labels, split, partial(read_mat, variable="S"))
 
 
-def pascal_context(root: Path, split: str) -> Labelled:
-    """VOC 2010 photos with 59 classes; all else is ignored.
+def pascal_context(root: Path, split: str) -> SegmentationDataset:
+    """VOC 2010 photos with 59 classes; everything else is ignored.
 
     The masks are 8-bit PNGs (SegmentationClassContext: 0 background, 1 … 59), or the authors' 459 ids: 16-bit
-    PNGs, or trainval/*.mat (variable LabelMap). PNGs are taken first.
+    PNGs, or trainval/*.mat (variable LabelMap). If both exist, PNGs are used.
     """
     top = root
     root = _inside(root, "VOC2010", "VOCdevkit/VOC2010")
@@ -72,17 +77,19 @@ def pascal_context(root: Path, split: str) -> Labelled:
     first = next((path for path in options if path.is_file()), options[0])
     pairs = tuple((root / "JPEGImages" / f"{name}.jpg", first.with_name(f"{name}{first.suffix}")) for name in names)
     if not first.is_file():
-        raise FileNotFoundError(f"{pairs[0][0]} has no mask: expected {first}")
+        raise FileNotFoundError(f"{pairs[0][0]}: has no mask {first}: unpack the masks, too")
     read: Callable[[Path], Ids] = partial(read_mat, variable="LabelMap") if first.suffix == ".mat" else read_mask_file
     if read(first).dtype == np.uint8:
-        return Labelled(pairs, _labels("pascal-context", {k: k - 1 for k in range(1, 60)}, ignored=(0, 255)), split)
+        return SegmentationDataset(
+            pairs, _labels("pascal-context", {k: k - 1 for k in range(1, 60)}, ignored=(0, 255)), split
+        )
     known = {raw: place for place, raw in enumerate(CONTEXT_IDS)}
     ignored = sorted({*range(460), 65535} - set(known))
-    return Labelled(pairs, _labels("pascal-context", known, ignored=ignored), split, read)
+    return SegmentationDataset(pairs, _labels("pascal-context", known, ignored=ignored), split, read)
 
 
-def cityscapes(root: Path, split: str) -> Labelled:
-    """leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with gtFine/…_gtFine_labelIds.png: 19 of 34 ids are scored."""
+def cityscapes(root: Path, split: str) -> SegmentationDataset:
+    """leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with gtFine/…_gtFine_labelIds.png: 19 of the 34 ids are classes."""
     _known(split, {"train": "train", "val": "val", "test": "test"}, "cityscapes")
 
     def mask(photo: Path) -> Path:
@@ -92,19 +99,19 @@ def cityscapes(root: Path, split: str) -> Labelled:
     pairs = _pairs(root / "leftImg8bit" / split, "_leftImg8bit.png", mask)
     known = {raw: place for place, raw in enumerate(CITYSCAPES_IDS)}
     ignored = sorted({*range(34), 255} - set(known))
-    return Labelled(pairs, _labels("cityscapes", known, ignored=ignored), split)
+    return SegmentationDataset(pairs, _labels("cityscapes", known, ignored=ignored), split)
 
 
-def voc(root: Path, split: str) -> Labelled:
+def voc(root: Path, split: str) -> SegmentationDataset:
     """VOC 2012 (or another year): palette PNGs with 0 background, 1 … 20, and 255 at the borders of objects."""
     name = _known(split, {"train": "train", "val": "val"}, "voc")
     root = _inside(root, "VOC2012", "VOCdevkit/VOC2012")
     names = _listed(root / "ImageSets" / "Segmentation" / f"{name}.txt")
     pairs = tuple((root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names)
-    return Labelled(pairs, _labels("voc", {raw: raw for raw in range(21)}, ignored=(255,)), split)
+    return SegmentationDataset(pairs, _labels("voc", {raw: raw for raw in range(21)}, ignored=(255,)), split)
 
 
-FORMATS: dict[str, Callable[[Path, str], Labelled]] = {
+FORMATS: dict[str, Callable[[Path, str], SegmentationDataset]] = {
     "ade20k": ade20k,
     "coco-stuff164k": coco_stuff164k,
     "coco-stuff10k": coco_stuff10k,
@@ -115,11 +122,11 @@ FORMATS: dict[str, Callable[[Path, str], Labelled]] = {
 
 
 def read_mat(path: Path, *, variable: str) -> Ids:
-    """The raw ids [H, W] that a MATLAB file keeps in `variable`.
+    """The raw ids [H, W] in `variable` of a MATLAB file.
 
     Raises:
         ImportError: scipy is missing.
-        ValueError: the file can't be read, or holds no such matrix.
+        OSError, ValueError: the file can't be read, or has no such matrix.
     """
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
@@ -127,10 +134,12 @@ def read_mat(path: Path, *, variable: str) -> Ids:
         raise ImportError('reading .mat masks needs scipy: pip install "cgrseg[mat]"') from error
     try:
         table: dict[str, Any] = loadmat(str(path), variable_names=[variable])
-    except NotImplementedError as error:  # what scipy says about HDF5
+    except NotImplementedError as error:  # scipy's error for HDF5
         raise ValueError(f"{path} is a MATLAB 7.3 file, which is HDF5: save it again with -v7") from error
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged ({error}): unpack the dataset again") from error
     if variable not in table or np.ndim(table[variable]) != 2:
-        raise ValueError(f"{path} holds no matrix {variable}: is it a mask of this dataset?")
+        raise ValueError(f"{path} has no matrix {variable}: is it a mask of this dataset?")
     return np.asarray(table[variable])
 
 
@@ -152,23 +161,26 @@ def _known(split: str, folders: dict[str, str], name: str) -> str:
 
 
 def _inside(root: Path, *nested: str) -> Path:
-    """The dataset's own folder, when `root` is the folder it was unpacked into."""
+    """The dataset's own folder, if `root` is the folder it was unpacked into."""
     return next((root / name for name in nested if (root / name).is_dir()), root)
 
 
 def _pairs(photos: Path, ending: str, mask: Callable[[Path], Path]) -> tuple[tuple[Path, Path], ...]:
     if not photos.is_dir():
         raise FileNotFoundError(f"no folder {photos}: check the dataset's folder and format")
-    pairs = tuple((path, mask(path)) for path in sorted(photos.rglob(f"[!.]*{ending}")))
+    found = find_files(photos, {f".{ending.rpartition('.')[2]}"})
+    if found.lost:
+        raise FileNotFoundError(f"{found.lost[0]} is a broken link or an unreadable folder: repair or remove it")
+    pairs = tuple((path, mask(path)) for path in found.files if path.name.endswith(ending))
     if not pairs:
-        raise ValueError(f"{photos} holds no photos (*{ending}): check the dataset's folder and format")
+        raise ValueError(f"{photos} has no photos (*{ending}): check the dataset's folder and format")
     return pairs
 
 
 def _listed(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no list {path}: check the dataset's folder and format")
-    names = path.read_text(encoding="utf-8").split()
+    names = path.read_text(encoding="utf-8-sig").split()
     if not names:
         raise ValueError(f"{path} lists no photos: unpack the dataset again")
     return names

@@ -1,34 +1,43 @@
-"""Datasets on disk. The default: images/{train,val,test}/NAME, masks/{…}/NAME.png and classes.json."""
+"""Open a split of a dataset, or list all splits with what is wrong with their files."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
+import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-from tqdm import tqdm
-
-from cgrseg.images.photos import DAMAGE
+from cgrseg.images.find import BROKEN, CLOSED, HIDDEN, describe_skipped
+from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
 
-from .check.report import Finding
-from .dataset import Labelled, Samples, describe_map, read_mask_file, to_class_ids
+from .dataset import DataProblem, SegmentationDataset
+from .folder import (
+    SPLITS,
+    FolderFiles,
+    by_key,
+    folder_files,
+    folder_labels,
+    is_carved,
+    match_key,
+    means_split,
+    split_files,
+    split_folders,
+)
 from .formats import FORMATS
 from .settings import Format
 
-__all__ = ["FolderDataset", "Format", "Labelled", "Samples", "describe_map", "open_dataset", "to_class_ids"]
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-SPLITS = ("train", "val", "test")
-VAL_SHARE = 0.1  # of the training photos, where a folder has no val split
-
-
-def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Labelled:
+def open_dataset(root: str | Path, split: str, format: Format = "folder") -> SegmentationDataset:
     """One split of a dataset.
+
+    The folder format: photos in `root/images/SPLIT`, with sub-folders; for each a PNG mask of the same name in
+    `root/masks/SPLIT`; and `root/classes.json` (or `root/masks/classes.json`). Without a train folder, `images` and
+    `masks` themselves are the train split. Without a val folder, a tenth of the train split is val, chosen by a hash
+    of the name, so that it stays the same when photos are added. Without classes.json, the classes are the ids in
+    the masks of all splits, named by number.
 
     Args:
         root: its folder.
@@ -37,163 +46,41 @@ def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Lab
 
     Raises:
         FileNotFoundError: a folder, a list or a mask is missing; it names it.
-        ValueError: the format or the split is unknown, or the split is empty.
+        ValueError: the format or the split is unknown, the split is empty, two photos share a mask, or the class list
+            is invalid.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"no dataset format {format!r}: choose from {', '.join(get_args(Format))}")
+    _check_root(Path(root), format)
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: choose from {', '.join(SPLITS)}")
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"no folder {root}: check the path of the dataset")
     if format == "folder":
-        return FolderDataset.open(root, split)
-    dataset = FORMATS[format](Path(root), split)
-    _check(dataset.pairs)
+        files = folder_files(Path(root), split)
+        for problem in files.ambiguous():
+            raise ValueError(str(problem))
+        for problem in _lost_files(files):
+            raise FileNotFoundError(str(problem))
+        dataset = SegmentationDataset(files.pairs, folder_labels(Path(root)), split, folder=files.photos)
+    else:
+        dataset = FORMATS[format](Path(root), split)
+    for problem in missing_files(dataset.pairs):
+        raise FileNotFoundError(str(problem))
     return dataset
 
 
 @dataclass(frozen=True)
-class FolderDataset(Labelled):
-    """The pairs of one split of the folder format."""
-
-    @classmethod
-    def open(cls, folder: str | Path, split: str) -> FolderDataset:
-        """Read `folder/images/split`, `folder/masks/split` and `folder/classes.json`.
-
-        Without a train folder, photos right in `images` (masks right in `masks`) are the train split. Without a
-        val folder, a tenth of the train split is val, chosen by a hash of the file name, so that it stays the
-        same when photos are added. Without classes.json, the classes are the ids found in the masks of all
-        splits, named by number.
-
-        Raises:
-            FileNotFoundError: a folder or the mask of a photo is missing; it names it.
-            ValueError: the split holds no photos, or two photos share one mask.
-        """
-        root = Path(folder)
-        pairs = folder_pairs(root, split)
-        shared = shared_stems([photo for photo, _ in pairs])
-        if shared:
-            photos = pairs[0][0].parent
-            raise ValueError(f"{photos} holds two photos named {shared[0]}, which would share one mask: rename one")
-        _check(pairs)
-        return cls(pairs=pairs, labels=folder_labels(root), split=split)
-
-
-def folder_pairs(root: Path, split: str) -> tuple[tuple[Path, Path], ...]:
-    """The photos of a split of the folder format, each with the path where its mask belongs.
-
-    Raises:
-        FileNotFoundError: a folder is missing; it names it.
-        ValueError: the split holds no photos.
-    """
-    carved = is_carved(root, split)
-    photos, masks = split_folders(root, "train" if carved else split)
-    for needed in (photos, masks):
-        if not needed.is_dir():
-            raise FileNotFoundError(f"no folder {needed}: a dataset has images/{split}, masks/{split}, classes.json")
-    paths = photo_files(photos)
-    if not paths:
-        raise ValueError(f"{photos} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
-    if carved:
-        chosen = _val_names([path.name for path in paths], photos)
-        paths = [path for path in paths if (path.name in chosen) == (split == "val")]
-    return tuple((path, masks / f"{path.stem}.png") for path in paths)
-
-
-def folder_labels(root: Path) -> LabelSpace:
-    """The classes of the folder format: classes.json, or else the ids that the masks hold.
-
-    Raises:
-        ValueError: classes.json is no class list, or a mask can't be read.
-    """
-    listed = root / "classes.json"
-    return LabelSpace.from_classes_json(listed) if listed.is_file() else _found_classes(root)
-
-
-def is_carved(root: Path, split: str) -> bool:
-    """Whether train and val are parts of one folder."""
-    return split in ("train", "val") and not (root / "images" / "val").is_dir()
-
-
-def shared_stems(photos: Sequence[Path]) -> list[str]:
-    """Names that more than one photo has but for its ending."""
-    return sorted(stem for stem, count in Counter(path.stem for path in photos).items() if count > 1)
-
-
-def _check(pairs: Sequence[tuple[Path, Path]]) -> None:
-    for photo, mask in pairs:
-        if not photo.is_file():
-            raise FileNotFoundError(f"no photo {photo}: unpack the dataset again, or remove it from the list")
-        if not mask.is_file():
-            raise FileNotFoundError(f"{photo} has no mask: expected {mask}")
-
-
-def split_folders(root: Path, split: str) -> tuple[Path, Path]:
-    """Where the folder format keeps the photos and the masks of a split."""
-    if split == "train" and not any((root / side / "train").is_dir() for side in ("images", "masks")):
-        return root / "images", root / "masks"
-    return root / "images" / split, root / "masks" / split
-
-
-def photo_files(folder: Path) -> list[Path]:
-    """The photos in a folder by name, hidden files left out."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
-
-
-def _val_names(names: list[str], photos: Path) -> set[str]:
-    if len(names) < 2:
-        raise ValueError(f"{photos} holds one photo and there is no val split: add photos, or images/val and masks/val")
-    place = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names}
-    chosen = {name for name in names if place[name] < VAL_SHARE}
-    if not 0 < len(chosen) < len(names):  # a handful of photos: one to watch, the rest to train on
-        chosen = {min(names, key=place.__getitem__)}
-    return chosen
-
-
-def _found_classes(root: Path) -> LabelSpace:
-    """Numbered classes for the ids that the masks of all splits hold.
-
-    Raises:
-        ValueError: a mask can't be read, or there is no id but the ignored ones.
-    """
-    folders = {split_folders(root, split)[1] for split in SPLITS}
-    paths = [path for folder in sorted(folders) if folder.is_dir() for path in sorted(folder.glob("[!.]*.png"))]
-    found: set[int] = set()
-    for path in tqdm(paths, unit="mask", desc="no classes.json: find ids", leave=False):
-        try:
-            found |= set(np.unique(read_mask_file(path)).tolist())
-        except DAMAGE as error:
-            raise ValueError(f"can't read {path} ({error}): repair it, or give a classes.json") from error
-    wide = max(found, default=0) > 255
-    ids = sorted(found - ({65535} if wide else {255}))
-    if not ids:
-        raise ValueError(f"the masks in {root / 'masks'} hold no class id but the ignored 255: give a classes.json")
-    numbered = LabelSpace.numbered(len(ids))
-    ignore = 65535 if wide else 255
-    return LabelSpace(
-        names=tuple(f"class {number}" for number in ids),
-        colors=numbered.colors,
-        ignore_index=ignore,
-        raw_ids={**{number: place for place, number in enumerate(ids)}, 255 if not wide else 65535: ignore},
-    )
-
-
-@dataclass(frozen=True)
 class Listing:
-    """The splits of a dataset, whether their files are there or not.
+    """The splits of a dataset, whether their files exist or not.
 
     Args:
-        splits: each with at least one pair; masks are taken at their word where `labels` is None.
-        labels: the classes, or None where they can't be told.
-        notes: split -> where it comes from, if not from a folder of its own.
-        findings: what is wrong with folders, lists and names.
+        splits: each with at least one pair; masks are not compared with classes if `labels` is None.
+        labels: the classes, or None if they are unknown.
+        notes: split -> where it comes from, if not from its own folder.
+        problems: what is wrong with folders, lists and names.
     """
 
-    splits: tuple[Labelled, ...]
+    splits: tuple[SegmentationDataset, ...]
     labels: LabelSpace | None
     notes: dict[str, str]
-    findings: tuple[Finding, ...]
+    problems: tuple[DataProblem, ...]
 
 
 def list_dataset(root: Path, format: Format) -> Listing:
@@ -203,92 +90,131 @@ def list_dataset(root: Path, format: Format) -> Listing:
         FileNotFoundError: there is no such folder.
         ValueError: there is no such format.
     """
+    _check_root(root, format)
+    return _list_folder(root) if format == "folder" else _list_known(root, format)
+
+
+def _check_root(root: Path, format: Format) -> None:
     if format not in get_args(Format):
         raise ValueError(f"no dataset format {format!r}: choose from {', '.join(get_args(Format))}")
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: check the path of the dataset")
-    return _list_folder(root) if format == "folder" else _list_known(root, format)
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """The photos in a folder of a split and its sub-folders, sorted."""
+    return split_files(folder, IMAGE_SUFFIXES).files
+
+
+def missing_files(pairs: Sequence[tuple[Path, Path]]) -> Iterator[DataProblem]:
+    """Listed photos that do not exist, and photos without a mask."""
+    siblings: dict[Path, list[str]] = {}
+    for photo, mask in pairs:
+        if not photo.is_file():
+            cause = "does not exist or is not a regular file: unpack the dataset again, or remove it from the list"
+            yield DataProblem("listed photos that do not exist", cause, photo)
+        elif not mask.is_file():
+            folder = mask.parent
+            if folder not in siblings:
+                siblings[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
+            name = f"NAME{mask.suffix}" if mask.stem == photo.stem else mask.name
+            cause = f"has no mask {name} in {folder}: {_missing_cure(mask, siblings[folder])}"
+            yield DataProblem("photos without a mask", cause, photo)
+
+
+def _missing_cure(mask: Path, names: Sequence[str]) -> str:
+    """What to do about a missing mask, in view of the sorted names in its folder."""
+    start = bisect_left(names, mask.stem)
+    rest = names[start].removeprefix(mask.stem) if start < len(names) and names[start].startswith(mask.stem) else ""
+    if rest.lower() in (".jpg", ".jpeg"):
+        return f"there is a {rest}, but JPEG changes ids; export it again as PNG, or see `cgrseg convert-masks`"
+    if rest and rest.lower() in IMAGE_SUFFIXES:
+        return f"there is a {rest}; convert it to PNG"
+    if rest.lower().endswith(mask.suffix):
+        return f"rename NAME{rest} to NAME{mask.suffix}, if that is the mask"
+    return "add it, or remove the photo"
 
 
 def _list_known(root: Path, format: Format) -> Listing:
-    splits: list[Labelled] = []
-    findings: list[Finding] = []
+    splits: list[SegmentationDataset] = []
+    problems: list[DataProblem] = []
     for split in ("train", "val"):
         try:
             samples = FORMATS[format](root, split)
         except (OSError, ValueError) as error:
-            findings.append(Finding("layout", str(error)))
+            problems.append(DataProblem("layout", str(error)))
             continue
-        findings += _missing(samples.pairs)
+        problems += missing_files(samples.pairs)
         splits.append(samples)
-    return Listing(tuple(splits), splits[0].labels if splits else None, {}, tuple(findings))
+    return Listing(tuple(splits), splits[0].labels if splits else None, {}, tuple(problems))
 
 
 def _list_folder(root: Path) -> Listing:
-    findings = list(_stray_folders(root))
+    missing = [root / side for side in ("images", "masks") if not (root / side).is_dir()]
+    if missing:
+        cause = "no such folder: a dataset has images/, masks/ and classes.json"
+        return Listing((), None, {}, tuple(DataProblem("layout", cause, folder) for folder in missing))
+    problems = list(_stray_folders(root))
     labels = None
     try:
         labels = folder_labels(root)
     except (OSError, ValueError) as error:
-        findings.append(Finding("class list", str(error)))
-    splits: list[Labelled] = []
+        problems.append(DataProblem("class list", str(error)))
+    splits: list[SegmentationDataset] = []
+    notes = {}
     for split in SPLITS:
         if split == "test" and not any((root / side / split).is_dir() for side in ("images", "masks")):
             continue
         try:
-            pairs = folder_pairs(root, split)
+            files = folder_files(root, split)
         except (OSError, ValueError) as error:
-            findings.append(Finding("layout", str(error)))
+            problems.append(DataProblem("layout", str(error)))
             continue
-        findings += _missing(pairs)
-        if not (split == "val" and is_carved(root, split)):
-            findings += _folder_names(*split_folders(root, split))
-        splits.append(Labelled(pairs, labels or LabelSpace.numbered(255), split))
-    notes = {"val": "a share of train, chosen by name"} if is_carved(root, "val") else {}
-    return Listing(tuple(splits), labels, notes, tuple(dict.fromkeys(findings)))
+        problems += missing_files(files.pairs)
+        carved_val = split == "val" and is_carved(root, split)
+        if carved_val:
+            notes[split] = "a share of train, chosen by name"
+        else:
+            problems += [*files.ambiguous(), *_lost_files(files), *_unused_files(files)]
+            hidden = files.found_photos.skipped.get(HIDDEN)
+            notes[split] = f"left out {describe_skipped({HIDDEN: hidden}, files.photos)}" if hidden else ""
+        splits.append(SegmentationDataset(files.pairs, labels or LabelSpace.numbered(255), split, folder=files.photos))
+    return Listing(tuple(splits), labels, notes, tuple(dict.fromkeys(problems)))
 
 
-def _missing(pairs: tuple[tuple[Path, Path], ...]) -> Iterator[Finding]:
-    """Listed photos that are not there, and photos without a mask."""
-    for photo, mask in pairs:
-        if not photo.is_file():
-            cure = "unpack the dataset again, or remove it from the list"
-            yield Finding("listed photos that are not there", f"no photo {photo}: {cure}")
-        elif not mask.is_file():
-            alike = [path.name for path in sorted(mask.parent.glob(f"{_escaped(photo.stem)}*")) if path.is_file()]
-            cure = "add it, or remove the photo"
-            if alike and Path(alike[0]).stem == photo.stem:
-                cure = f"{alike[0]} is no PNG: convert it to PNG"
-            elif alike:
-                cure = f"rename {alike[0]}, if that is it"
-            yield Finding("photos without a mask", f"{photo} has no mask {mask}: {cure}")
+def _lost_files(files: FolderFiles) -> Iterator[DataProblem]:
+    """Photos and masks that can't be read because of a broken link or the permissions of a folder."""
+    for path in (*files.found_photos.lost, *files.found_masks.lost):
+        yield DataProblem("lost files", "is a broken link or an unreadable folder: repair or remove it", path)
 
 
-def _folder_names(photos: Path, masks: Path) -> Iterator[Finding]:
-    """Masks without a photo, and photos that would share a mask."""
-    paths = photo_files(photos)
-    for stem in shared_stems(paths):
-        twins = ", ".join(path.name for path in paths if path.stem == stem)
-        yield Finding("photos that share a mask", f"{photos} holds {twins}, which would share one mask: rename one")
-    stems = {path.stem for path in paths}
-    for mask in sorted(masks.glob("[!.]*.png")):
-        if mask.stem not in stems:
-            message = f"{mask} has no photo in {photos}: it is not used; add the photo, or remove the mask"
-            yield Finding("masks without a photo", message, ruins=False)
+def _unused_files(files: FolderFiles) -> Iterator[DataProblem]:
+    """Masks without a photo, and files that are neither photos nor masks."""
+    keys = set(by_key(files.found_photos.files, files.photos))
+    for mask in files.found_masks.files:
+        if match_key(mask, files.masks) not in keys:
+            cause = (
+                f"has no photo of the same name in {files.photos}: it is not used; add the photo, or remove the mask"
+            )
+            yield DataProblem("masks without a photo", cause, mask, is_error=False)
+    for folder, found in ((files.photos, files.found_photos), (files.masks, files.found_masks)):
+        others = {key: paths for key, paths in found.skipped.items() if key not in (HIDDEN, BROKEN, CLOSED)}
+        if others:
+            kinds = "photos" if folder == files.photos else "PNG masks"
+            cause = f"left out what are not {kinds}: {describe_skipped(others, folder)}"
+            yield DataProblem("files that are not used", cause, folder, is_error=False)
 
 
-def _stray_folders(root: Path) -> Iterator[Finding]:
-    """Sub-folders that look like splits but have another name."""
+def _stray_folders(root: Path) -> Iterator[DataProblem]:
+    """Folders that seem to be splits but have another name, and others that are not used."""
     for side in ("images", "masks"):
-        if not (root / side).is_dir():
-            yield Finding("layout", f"no folder {root / side}: a dataset has images/, masks/ and classes.json")
-            continue
+        nested = split_folders(root, "train")[0] != root / "images"
         for path in sorted((root / side).iterdir()):
-            if path.is_dir() and path.name not in SPLITS and not path.name.startswith("."):
-                message = f"{path} is none of {', '.join(SPLITS)}: it is not used; rename or remove it"
-                yield Finding("unused folders", message, ruins=False)
-
-
-def _escaped(name: str) -> str:
-    """A name as a glob pattern that means itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+            if not path.is_dir() or path.name in SPLITS or path.name.startswith("."):
+                continue
+            if means_split(path.name):
+                cause = f"the folder would not be used: splits are called {', '.join(SPLITS)}; rename or remove it"
+                yield DataProblem("misnamed splits", cause, path)
+            elif nested:
+                cause = f"the folder is none of {', '.join(SPLITS)}: it is not used; rename or remove it"
+                yield DataProblem("unused folders", cause, path, is_error=False)

@@ -1,4 +1,4 @@
-"""Which sample comes when, with which randomness: pure functions of (seed, step, position), so nothing else counts."""
+"""The order of samples and their random generators: pure functions of (seed, step, position)."""
 
 from __future__ import annotations
 
@@ -7,43 +7,42 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
 
 Order = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def sample_index(seed: int, number: int, length: int) -> int:
-    """The index of sample `number` of the run: epochs of `length` samples, each in a shuffled order of its own."""
+    """The index of sample `number` of the run. Each epoch of `length` samples is shuffled on its own."""
     epoch, place = divmod(number, length)
     return int(epoch_order(seed, epoch, length)[place])
 
 
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, length: int) -> Order:
-    """int64 [length]: the order in which an epoch goes through the samples, a function of (seed, epoch)."""
+    """int64 [length]: the order of the samples in an epoch."""
     order = np.random.default_rng([seed, 0, epoch]).permutation(length)
     order.setflags(write=False)
     return order
 
 
 def generator(seed: int, number: int) -> np.random.Generator:
-    """The source of all randomness of sample `number`."""
+    """The random generator of sample `number`."""
     return np.random.default_rng([seed, 1, number])
 
 
-class StepSampler(Sampler[list[int]]):
-    """For each step from `first_step` up to `steps` (exclusive), the sample numbers of this process.
+class StepSampler:
+    """For each step from `first_step` to `steps` (exclusive), the sample numbers of this process.
 
-    Step k of the run takes the numbers k·batch … (k + 1)·batch - 1, whoever computes them.
+    Step k of the run uses the numbers k·batch … (k + 1)·batch - 1, split evenly over the processes.
 
     Args:
-        first_step: the step to begin with, 0 or where a run resumes.
+        first_step: the first step, 0 or where a run resumes.
         steps: the number of steps of the whole run.
-        batch: samples a step over all processes.
-        rank, world: this process and how many there are; each takes an equal run of the numbers.
+        batch: samples per step over all processes.
+        rank, world: the number of this process, and of processes.
 
     Raises:
-        ValueError: the batch can't be split evenly, or the rank is not one of the processes.
+        ValueError: the batch can't be split evenly, or the rank is out of range.
     """
 
     def __init__(self, *, first_step: int, steps: int, batch: int, rank: int = 0, world: int = 1) -> None:

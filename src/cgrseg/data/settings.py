@@ -1,4 +1,4 @@
-"""Choices about data as plain values: the formats and the augmentation. Imports no torch, so that `--help` is quick."""
+"""Settings of the data: dataset formats and augmentation. Imports neither torch nor numpy, to keep `--help` fast."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Format = Literal["folder", "ade20k", "coco-stuff164k", "coco-stuff10k", "pascal-
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a training crop is drawn. The defaults are the released ones.
+    """How training crops are drawn. The defaults are the released ones.
 
     Args:
         crop: side of the crop in pixels.
-        resize_to: (long, short) side that the photo is fitted into, keeping its aspect, before `scale`; None keeps
-            the photo's own size.
-        scale: smallest and largest random enlargement, uniform between them.
-        max_class_share: a crop is drawn again, up to 10 times, while one class has at least this share of its
-            labelled pixels; 1 takes the first.
-        flip: probability of mirroring left and right.
-        photometric: distort brightness, contrast, saturation and hue.
+        resize_to: (long, short) side that the photo is fitted into before `scale`, keeping its aspect; None keeps the
+            photo's own size.
+        scale: smallest and largest random scale factor, uniform between them.
+        max_class_share: a crop is drawn again, up to 10 times, while one class covers at least this share of its
+            labelled pixels; 1 keeps the first crop.
+        flip: probability of a horizontal flip.
+        photometric: whether to distort brightness, contrast, saturation and hue.
 
     Raises:
         ValueError: a value is out of range.
@@ -39,7 +39,7 @@ class Augmentation:
         if self.resize_to is not None and min(self.resize_to) < 1:
             raise ValueError(f"augment.resize_to is {list(self.resize_to)}: give the long and the short side in pixels")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"augment.scale is {list(self.scale)}: give the smallest enlargement, then the largest")
+            raise ValueError(f"augment.scale is {list(self.scale)}: give the smallest factor, then the largest")
         if not 0 < self.max_class_share <= 1:
             raise ValueError(f"augment.max_class_share is {self.max_class_share}: use a share above 0, up to 1")
         if not 0 <= self.flip <= 1:

@@ -1,4 +1,4 @@
-"""Drawn scenes with exact masks, made on the fly from a seed, so that everything runs with no download."""
+"""Synthetic scenes with exact masks, drawn on the fly from a seed, so that everything runs without a download."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from PIL import Image, ImageDraw
 
 from cgrseg.labels import LabelSpace
 
-from .dataset import Ids
+from .masks import Ids
 
 Grid = np.ndarray[Any, np.dtype[np.float32]]
 Outline = list[tuple[Grid, int]]  # polygons [N, 2] in a circle of radius 1, drawn in order with 1 or cut out with 0
 
-STREAM = {"train": 2, "val": 3, "test": 4}  # 0 and 1 are those of sampling.py
-OBJECTS = (4, 9)  # in a scene, fewest and most
-RADIUS = (0.1, 0.28)  # of an object, in short sides of the scene
-BACKGROUND = (70, 70, 70)  # how class 0 is drawn in overlays
+STREAM = {"train": 2, "val": 3, "test": 4}  # sampling.py uses 0 and 1
+OBJECTS = (4, 9)  # fewest and most in a scene
+RADIUS = (0.1, 0.28)  # of an object, as a share of the scene's short side
+BACKGROUND = (70, 70, 70)  # colour of class 0 in overlays
 
 
 class Synthetic:
-    """One split of drawn scenes: scene `index` is a function of (seed, split, index), and splits share none.
+    """One split of synthetic scenes. Scene `index` is a function of (seed, split, index); splits share no scene.
 
-    Class 0 is the background. Each other class has a shape, a colour and a texture of its own; objects are turned,
-    squashed, cut off by the border and hide each other. Light, noise and grey blobs without a class lie over all.
+    Class 0 is the background. Every other class has its own shape, colour and texture. Objects are rotated, squashed,
+    cut off by the border and occlude each other; uneven light, noise and grey background shapes are added.
 
     Args:
-        classes: their number, the background included; 2 or more.
+        classes: number of classes including the background, 2 to 65535.
         size: (height, width) of a scene in pixels, each at least 16.
-        count: scenes in this split.
-        seed: of the whole dataset.
+        count: number of scenes in this split.
+        seed: seed of the whole dataset.
         split: train, val or test.
 
     Raises:
@@ -48,11 +48,11 @@ class Synthetic:
         split: str = "train",
     ) -> None:
         if not 2 <= classes <= 65535:
-            raise ValueError(f"classes is {classes}: a drawn scene has 2 or more, the background included")
+            raise ValueError(f"classes is {classes}: use 2 to 65535, including the background")
         if min(size) < 16:
-            raise ValueError(f"size is {size}: a drawn scene is at least 16 pixels high and wide")
+            raise ValueError(f"size is {size}: use at least 16 pixels in height and width")
         if count < 1:
-            raise ValueError(f"count is {count}: a split has at least one scene")
+            raise ValueError(f"count is {count}: use at least one scene")
         if split not in STREAM:
             raise ValueError(f"no split {split!r}: choose from {', '.join(STREAM)}")
         self.classes, self.size, self.count, self.seed, self.split = classes, size, count, seed, split
@@ -62,7 +62,7 @@ class Synthetic:
         return self.count
 
     def name(self, index: int) -> str:
-        """What the scene would be called as a file."""
+        """The file name of the scene."""
         return f"{self.split}_{index:05d}.png"
 
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
@@ -75,7 +75,7 @@ class Synthetic:
             raise IndexError(f"no scene {index}: the split {self.split} has {self.count}")
         random = np.random.default_rng([self.seed, STREAM[self.split], index])
         scene = _Scene(self.size, random)
-        for _ in range(int(random.integers(3))):  # grey ones of class 0, with any outline
+        for _ in range(int(random.integers(3))):  # grey background objects of any shape
             grey = np.full(3, random.uniform(40, 210))
             scene.place(int(random.integers(len(SHAPES))), 0, 0, color=grey, random=random)
         for _ in range(int(random.integers(OBJECTS[0], OBJECTS[1] + 1))):
@@ -87,18 +87,18 @@ class Synthetic:
 
 
 class _Scene:
-    """A scene while it is drawn: which object is on top at each pixel, and the texture there."""
+    """A scene while it is drawn: the topmost object and the texture of each pixel."""
 
     def __init__(self, size: tuple[int, int], random: np.random.Generator) -> None:
         self.size = size
-        self.top = np.zeros(size, np.uint8)  # H W, number of the object; 0 is the ground
+        self.top = np.zeros(size, np.uint8)  # H W, number of the object; 0 is the background
         coarse, fine = (_smooth(size, cells, random, low=-1, high=1) for cells in (4, 24))
         self.texture = 45 * coarse + 14 * fine  # H W
         self.colors: list[Ids] = [random.uniform(90, 170) + random.uniform(-14, 14, 3)]
         self.classes = [0]
 
     def place(self, shape: int, texture: int, label: int, *, color: Ids, random: np.random.Generator) -> None:
-        """Draw one object over what is there."""
+        """Draw one object on top."""
         height, width = self.size
         radius = random.uniform(*RADIUS) * min(self.size)
         y, x = random.uniform(0, height), random.uniform(0, width)
@@ -123,7 +123,7 @@ class _Scene:
         self.classes.append(label)
 
     def photo(self, random: np.random.Generator) -> Image.Image:
-        """RGB: colours and textures in uneven light, with the noise of a camera."""
+        """RGB: colours and textures in uneven light, with camera noise."""
         light = _smooth(self.size, 3, random, low=0.7, high=1.15)
         noise = random.standard_normal(self.size, np.float32) * np.float32(random.uniform(4, 14))
         grey = self.texture * light + noise
@@ -133,7 +133,7 @@ class _Scene:
 
 
 def _labels(classes: int) -> LabelSpace:
-    """Named by shape; where the shapes are used up they come again in other colours and textures: "disc 2"."""
+    """Classes named by shape; after the last shape they repeat in other colours and textures: "disc 2"."""
     shapes = list(SHAPES)
     names = ["background"]
     for place in range(classes - 1):
@@ -144,13 +144,13 @@ def _labels(classes: int) -> LabelSpace:
 
 
 def _smooth(size: tuple[int, int], cells: int, random: np.random.Generator, *, low: float, high: float) -> Grid:
-    """float32 [H, W], random values on a grid of cells x cells, interpolated between."""
+    """float32 [H, W]: random values on a grid of cells x cells, interpolated."""
     values = Image.fromarray(random.uniform(low, high, (cells, cells)).astype(np.float32))
     return np.asarray(values.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def _regular(corners: int, *, radius: float = 1.0, inner: float | None = None) -> Grid:
-    """A regular polygon, or a star whose notches lie at `inner`."""
+    """A regular polygon, or a star with inner radius `inner`."""
     count = corners if inner is None else 2 * corners
     angles = 2 * np.pi * np.arange(count) / count
     reach = np.full(count, radius)
@@ -175,8 +175,8 @@ SHAPES: dict[str, Outline] = {
     "crescent": [(_regular(32), 1), (_regular(28, radius=0.78) + np.array([0.45, 0], np.float32), 0)],
 }
 OUTLINES = list(SHAPES.values())
-# Texture of a place (u, v), in radians along and across the object: -1 … 1. Seven, so that with the eight
-# shapes 56 pairs come before the first repeats.
+# Texture -1 … 1 at (u, v), in radians along and across the object. Seven textures and eight shapes give 56 pairs
+# before the first repeats.
 TEXTURES: list[Callable[[Grid, Grid], Grid]] = [
     lambda u, v: np.zeros_like(u),
     lambda u, v: np.sign(np.sin(u)),

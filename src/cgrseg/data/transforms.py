@@ -1,4 +1,4 @@
-"""The released training augmentation (PAPER_NOTES 6), cropping first so that only needed pixels are touched."""
+"""The released training augmentation. Crops are cut before they are resized, so only the pixels needed are touched."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ from torchvision.transforms.v2 import functional as V  # type: ignore[import-unt
 
 from cgrseg.preprocessing import Preprocessing, Size
 
-from .dataset import Ids, Samples
+from .dataset import Samples
+from .masks import Ids
 from .sampling import generator, sample_index
 from .settings import Augmentation
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Sample = tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]
-STRIDE = 8  # of logits
+Region = tuple[int, int, int, int]  # top, left, height, width in the resized photo
+STRIDE = 8  # pixels of a crop per cell of the network's logits
 CROP_TRIES = 10  # further crops while one class fills too much
-READ_TRIES = 20  # samples in a row that may be unreadable
-SHIFT = 128  # a crop may lie 1/SHIFT of a photo pixel beside its place: at a black and white edge, two grey levels
+READ_TRIES = 20  # consecutive samples that may be unreadable
+SHIFT = 128  # a crop may be off by 1/SHIFT of a photo pixel: two grey levels at a black and white edge
 
 
 class TrainingCrops(Dataset[Sample]):
-    """Sample `number` of the run: a function of (seed, number), whatever process asks for it.
+    """Sample `number` of the run, a function of (seed, number): independent of the process that reads it.
 
     Args:
         samples: the labelled photos.
         augmentation: how crops are drawn from them.
         preprocessing: gives mean and std.
         seed: of the run.
+        teacher: for distillation, a folder with NAME.npy for each photo NAME.jpg: the logits float [K, h, w] of
+            another network for the whole photo, at any resolution. None for training without a teacher.
     """
 
     def __init__(
@@ -48,55 +52,39 @@ class TrainingCrops(Dataset[Sample]):
         seed: int,
         teacher: Path | None = None,
     ) -> None:
-        self.teacher = teacher
-        self.samples, self.augmentation, self.seed = samples, augmentation, seed
+        self.samples, self.augmentation, self.seed, self.teacher = samples, augmentation, seed, teacher
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
     def __getitem__(self, number: int) -> Sample:
-        """float32 [3, crop, crop], normalised; int64 [crop, crop]; what was wrong with samples that it replaces.
+        """The crop float32 [3, crop, crop], normalised; its labels int64 [crop, crop]; the teacher's probabilities
+        float32 [K, crop/8, crop/8], 0 outside the photo, or None; the errors of samples that it replaces.
 
         An unreadable sample is replaced by the next one of its epoch.
 
         Raises:
-            ValueError: 20 samples in a row are unreadable.
+            ValueError: 20 consecutive samples are unreadable, or the teacher's logits of this one are.
         """
         photo, mask, name, problems = self._read(number)
         random, augmentation = generator(self.seed, number), self.augmentation
-        ignore = self.samples.labels.ignore_index
+        crop, ignore = augmentation.crop, self.samples.labels.ignore_index
         size = resized_size(mask.shape, augmentation, random)
         region = draw_region(mask, size, augmentation, ignore, random)
         labels = crop_mask(mask, size, region)
         image = crop_photo(photo, size, region)
-        answers = None if self.teacher is None else self._answers(name, size, region)
-        if random.random() < augmentation.flip:
+        flipped = random.random() < augmentation.flip
+        if flipped:
             image, labels = image.flip(-1), labels[:, ::-1]
-            if answers is not None:
-                answers[:, :, : region[3] // STRIDE] = answers[:, :, : region[3] // STRIDE].flip(-1)
         if augmentation.photometric:
             image = distort(image, random)
         height, width = labels.shape
-        crop = augmentation.crop
         padded = torch.zeros(3, crop, crop)
         padded[:, :height, :width] = (image - self.mean) / self.std
         target = torch.full((crop, crop), ignore)
         target[:height, :width] = torch.from_numpy(labels.astype(np.int64))
-        return padded, target, answers, problems
-
-    def _answers(self, name: str, size: Size, region: Region) -> Tensor:
-        """The teacher's probabilities float32 [K, crop/8, crop/8] for the cells of a crop; 0 outside the photo."""
-        assert self.teacher is not None
-        stored = torch.from_numpy(np.load(self.teacher / f"{Path(name).stem}.npy")).float()  # K h w, of the photo
-        cells = self.augmentation.crop // STRIDE
-        whole = torch.zeros(len(stored), cells, cells)
-        inside = [side // STRIDE for side in region[2:]]
-        rows, columns = (
-            (2 * (start + STRIDE * (torch.arange(count) + 0.5)) / side - 1)
-            for start, count, side in zip(region[:2], inside, size, strict=True)
-        )
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # h w 2
-        sampled = F.grid_sample(stored[None], grid[None].float(), padding_mode="border", align_corners=False)[0]
-        whole[:, : inside[0], : inside[1]] = sampled.softmax(0)
-        return whole
+        if self.teacher is None:
+            return padded, target, None, problems
+        logits = read_teacher(self.teacher / Path(name).with_suffix(".npy"))
+        return padded, target, crop_teacher(logits, size, region, crop=crop, flipped=flipped), problems
 
     def _read(self, number: int) -> tuple[Pixels, Ids, str, tuple[str, ...]]:
         length = len(self.samples)
@@ -110,21 +98,59 @@ class TrainingCrops(Dataset[Sample]):
                 problems.append(str(error))
                 continue
             return np.array(photo), np.asarray(mask), self.samples.name(index), tuple(problems)
-        raise ValueError(f"{len(problems)} samples in a row can't be read, the last: {problems[-1]}")
+        raise ValueError(f"{len(problems)} consecutive samples can't be read, the last: {problems[-1]}")
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """Images [B, 3, crop, crop], labels [B, crop, crop] and the problems met, for `DataLoader(collate_fn=…)`."""
-    images, labels, answers, problems = zip(*samples, strict=True)
-    teacher = None if answers[0] is None else torch.stack(answers)
+    """A batch for `DataLoader(collate_fn=…)`: images [B, 3, crop, crop], labels [B, crop, crop], the teacher's
+    probabilities [B, K, crop/8, crop/8] or None, and all errors."""
+    images, labels, teachers, problems = zip(*samples, strict=True)
+    teacher = None if teachers[0] is None else torch.stack(teachers)
     return torch.stack(images), torch.stack(labels), teacher, [problem for found in problems for problem in found]
 
 
-Region = tuple[int, int, int, int]  # top, left, height, width in the resized photo
+def read_teacher(path: Path) -> Tensor:
+    """Stored logits as float32 [K, h, w].
+
+    Raises:
+        ValueError: the file is missing, damaged, or not an array [K, h, w] of floats.
+    """
+    try:
+        logits = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: no teacher logits can be read ({error}): store them again") from error
+    if getattr(logits, "ndim", 0) != 3 or logits.dtype.kind != "f":
+        raise ValueError(f"{path}: is not an array [K, h, w] of floats: store the teacher's logits")
+    return torch.from_numpy(logits).float()
+
+
+def crop_teacher(logits: Tensor, size: Size, region: Region, *, crop: int, flipped: bool) -> Tensor:
+    """The teacher's probabilities float32 [K, crop/8, crop/8] at the cells of a crop; 0 outside the photo.
+
+    Cell i of the network has its centre at pixel 8·(i + 0.5) of the crop it sees, which is the flipped one if
+    `flipped`. Cells that reach past the photo's end have no teacher.
+
+    Args:
+        logits: float32 [K, h, w] of the whole photo.
+        size: (height, width) of the resized photo.
+        region: top, left, height, width of the crop in it, before flipping.
+        crop: side of the padded crop.
+        flipped: whether the crop is mirrored left and right.
+    """
+    top, left, height, width = region
+    rows = top + STRIDE * (torch.arange(height // STRIDE) + 0.5)
+    columns = STRIDE * (torch.arange(width // STRIDE) + 0.5)
+    columns = left + (width - columns if flipped else columns)
+    y, x = (2 * places / side - 1 for places, side in ((rows, size[0]), (columns, size[1])))  # -1 … 1 over the photo
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # h w 2
+    sampled = F.grid_sample(logits[None], grid[None], padding_mode="border", align_corners=False)[0]
+    whole = torch.zeros(len(logits), crop // STRIDE, crop // STRIDE)
+    whole[:, : len(rows), : len(columns)] = sampled.softmax(0)
+    return whole
 
 
 def resized_size(size: tuple[int, ...], augmentation: Augmentation, random: np.random.Generator) -> Size:
-    """(height, width) of the whole photo once scaled: fitted into `resize_to` times the drawn enlargement."""
+    """(height, width) of the resized photo: fitted into `resize_to`, times the random scale."""
     height, width = size
     scale = random.uniform(*augmentation.scale)
     if augmentation.resize_to is not None:
@@ -151,7 +177,7 @@ def draw_region(
 
 
 def _histogram(ids: Ids, ignore_index: int) -> Ids:
-    """Pixels of each class, ignored ones left out. On 8-bit masks Pillow counts four times as fast as numpy."""
+    """Pixels per class, without ignored ones. On 8-bit masks Pillow counts four times as fast as numpy."""
     if ids.dtype == np.uint8:
         counts = np.array(Image.fromarray(ids).histogram())
     else:
@@ -161,7 +187,7 @@ def _histogram(ids: Ids, ignore_index: int) -> Ids:
 
 
 def crop_mask(mask: Ids, size: Size, region: Region) -> Ids:
-    """The region of the mask resized to `size`: the id under each pixel's centre, nothing interpolated."""
+    """The region of the mask resized to `size`: the id at each pixel's centre, never interpolated."""
     rows, columns = (
         (2 * np.arange(start, start + count) + 1) * side // (2 * target)
         for start, count, side, target in zip(region[:2], region[2:], mask.shape, size, strict=True)
@@ -173,8 +199,8 @@ def crop_mask(mask: Ids, size: Size, region: Region) -> Ids:
 def crop_photo(photo: Pixels, size: Size, region: Region) -> Tensor:
     """The region of the photo resized bilinearly to `size`: float32 [3, h, w], whole values from 0 to 255.
 
-    Only the part of the photo below the region is resized. torch starts every resize at a pixel's edge, so the
-    part begins where the edges of a photo pixel and a resized pixel coincide, at or a little before the region.
+    Only the part of the photo under the region is resized. torch starts a resize at a pixel's edge, so the part
+    begins where the edges of a photo pixel and a resized pixel coincide, at or slightly before the region.
 
     Args:
         photo: uint8 [H, W, 3].
@@ -188,7 +214,7 @@ def crop_photo(photo: Pixels, size: Size, region: Region) -> Tensor:
     )
     part = torch.from_numpy(photo)[from_y:to_y, from_x:to_x].permute(2, 0, 1)[None]
     rows, columns = top - y + height, left - x + width
-    # Along an axis where the part is as long as what is asked for, torch copies, whatever the scale: ask for more.
+    # torch copies an axis whose input and output have the same length, whatever the scale: ask for one more.
     rows += part.shape[2] == rows and size[0] != photo.shape[0]
     columns += part.shape[3] == columns and size[1] != photo.shape[1]
     resized = torch.ops.aten.upsample_bilinear2d(
@@ -203,9 +229,9 @@ def crop_photo(photo: Pixels, size: Size, region: Region) -> Tensor:
 
 
 def _part(side: int, target: int, start: int, count: int) -> tuple[int, int, int]:
-    """One axis: (resized pixel to begin with, first and last + 1 photo pixel), for pixels start … start + count - 1.
+    """Along one axis: (first resized pixel, first and last + 1 photo pixel) for pixels start … start + count - 1.
 
-    Resized pixel i has its centre at (i + 0.5)·side/target - 0.5 of the photo.
+    The centre of resized pixel i is at (i + 0.5)·side/target - 0.5 in the photo.
     """
     begins = np.arange(start + 1)
     offset = (begins * side + target // 2) % target - target // 2  # of the pixel edges, in 1/target photo pixels
@@ -217,7 +243,7 @@ def _part(side: int, target: int, start: int, count: int) -> tuple[int, int, int
 
 
 def distort(image: Tensor, random: np.random.Generator) -> Tensor:
-    """The released photometric distortion, each step with probability 0.5, on float32 [3, h, w] from 0 to 255.
+    """The released photometric distortion of float32 [3, h, w], 0 to 255; each step has probability 0.5.
 
     Brightness ±32; contrast × U(0.5, 1.5), before or after saturation × U(0.5, 1.5) and hue ±18 of 180.
     """
@@ -238,7 +264,7 @@ def distort(image: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def saturate(image: Tensor, factor: float) -> Tensor:
-    """Multiply the saturation of HSV, at most to full: c' = v - (v - c)·min(factor, v/(v - min))."""
+    """Multiply the HSV saturation, limited to 1: c' = v - (v - c)·min(factor, v/(v - min))."""
     value, lowest = image.amax(0), image.amin(0)
     limit = value / (value - lowest).clamp_(min=1e-6)
     return value - (value - image) * limit.clamp_(max=factor)

@@ -18,8 +18,7 @@ from cgrseg.data.dataset import Samples, to_class_ids
 from cgrseg.inference.predictor import Predictor
 from cgrseg.labels import LabelSpace
 
-from .boundary import BoundaryIoU
-from .confusion import ConfusionMatrix
+from .metrics import BoundaryIoU, ConfusionMatrix
 
 READ_AHEAD = 2  # images that are decoded while the network works
 

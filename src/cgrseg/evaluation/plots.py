@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, a bar a class, a photo's truth and prediction side by side."""
+"""Figures of an evaluation: confusion matrix, IoU per class, truth and prediction side by side."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cgrseg.images import render
 from cgrseg.images.render import Pixels
 from cgrseg.labels import LabelSpace
 
-from .confusion import ConfusionMatrix
+from .metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUMBERED = 20  # up to that many classes, the confusion matrix shows its numbers
+NUMBERED = 20  # classes up to which the confusion matrix shows its numbers
 IGNORED = (0, 0, 0)
 
 
 def confusion_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
-    """The matrix with each row as shares of the true class, in %; a class without true pixels has a grey row."""
+    """The matrix, each row in % of the true class; a class without true pixels has a grey row."""
     from matplotlib.figure import Figure
 
     count = len(labels)
@@ -33,8 +33,8 @@ def confusion_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     axes.set_facecolor("lightgrey")
     drawn = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=100)
     letters = 9 if count <= NUMBERED else 6
-    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=letters)
-    axes.set_yticks(range(count), labels.names, fontsize=letters)
+    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=letters, parse_math=False)
+    axes.set_yticks(range(count), labels.names, fontsize=letters, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     if count <= NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
@@ -46,7 +46,7 @@ def confusion_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
 
 
 def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
-    """A bar a class: its IoU in %, in its colour, the best on top; "absent" where it never occurs."""
+    """One bar per class: its IoU in %, in the class colour, best on top; "absent" if it never occurs."""
     from matplotlib.figure import Figure
 
     iou = 100 * confusion.class_iou().cpu().numpy()
@@ -56,7 +56,7 @@ def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     colors = [tuple(channel / 255 for channel in labels.colors[index]) for index in order]
     places = range(len(labels))  # not the names: two classes may share one
     bars = axes.barh(places, np.nan_to_num(iou[order]), color=colors, edgecolor="grey")
-    axes.set_yticks(places, [labels.names[index] for index in order])
+    axes.set_yticks(places, [labels.names[index] for index in order], parse_math=False)
     texts = ["absent" if np.isnan(value) else f"{value:.1f}" for value in iou[order]]
     axes.bar_label(bars, labels=texts, padding=2, fontsize=8)
     axes.set(xlabel="IoU, %", xlim=(0, 109), ylim=(-0.6, len(labels) - 0.4))
@@ -65,11 +65,11 @@ def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
 
 
 def side_by_side(photo: Pixels, truth: Pixels, predicted: Pixels, labels: LabelSpace) -> Image.Image:
-    """The photo, its truth and its prediction drawn over it, next to each other, RGB [H, 3 W].
+    """The photo, the truth over the photo and the prediction over the photo, side by side, RGB [H, 3 W].
 
     Args:
         photo: uint8 RGB [H, W, 3].
-        truth: class ids [H, W]; what is no class is ignored and drawn black.
+        truth: class ids [H, W]; values outside the classes are ignored and drawn black.
         predicted: class ids [H, W].
         labels: gives the colours.
     """
@@ -85,7 +85,7 @@ def side_by_side(photo: Pixels, truth: Pixels, predicted: Pixels, labels: LabelS
 
 
 def legend_entries(truths: Sequence[Pixels], predicted: Sequence[Pixels], labels: LabelSpace) -> list[render.Entry]:
-    """(name, colour, share of the true pixels) of all classes in label maps [H, W], the largest first."""
+    """(name, colour, share of the true pixels) of all classes in the label maps [H, W], largest first."""
     counts, guesses = (
         sum((np.bincount(ids[ids < len(labels)].ravel(), minlength=len(labels)) for ids in maps), np.zeros(len(labels)))
         for maps in (truths, predicted)

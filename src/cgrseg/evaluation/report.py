@@ -1,4 +1,4 @@
-"""Scores as a table to read, files to work with and pictures to look at."""
+"""Scores as a text table, as CSV and JSON files and as pictures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from cgrseg._text import table
 from cgrseg.data.dataset import Samples
 from cgrseg.images import render
 from cgrseg.images.files import atomic_write
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 COLUMNS = ("class", "share", "IoU", "accuracy", "precision", "boundary IoU")
 WORST = 20  # photos drawn
-LONGEST_SIDE = 640  # pixels of a photo in the pictures of the worst ones
+LONGEST_SIDE = 640  # pixels, of a photo in worst/
 
 
 def summary(scores: Scores) -> dict[str, float]:
-    """Name -> score of the whole set, 0 … 1; NaN where nothing was counted."""
+    """Name -> score of the whole split, 0 … 1; NaN if no pixel was counted."""
     confusion = scores.confusion
     return {
         "miou": confusion.mean_iou(),
@@ -42,7 +43,7 @@ def summary(scores: Scores) -> dict[str, float]:
 
 
 def class_rows(scores: Scores) -> list[tuple[str, float, float, float, float, float]]:
-    """A row a class in the order of `COLUMNS`: its name, then scores 0 … 1, NaN where a class never occurs."""
+    """One row per class in the order of `COLUMNS`: name, then scores 0 … 1, NaN if the class never occurs."""
     confusion = scores.confusion
     columns = (
         confusion.class_share(),
@@ -55,18 +56,14 @@ def class_rows(scores: Scores) -> list[tuple[str, float, float, float, float, fl
 
 
 def text_table(scores: Scores) -> str:
-    """The scores of each class and of the set as aligned lines, in %; "-" where a class never occurs."""
-    rows = [COLUMNS, *((row[0], *map(_percent, row[1:])) for row in class_rows(scores))]
-    confusion, whole = scores.confusion, summary(scores)
-    precision = float(confusion.class_precision().nanmean())
+    """The scores per class and of the whole split in %; "-" if a class never occurs."""
+    whole = summary(scores)
+    precision = float(scores.confusion.class_precision().nanmean())
     means = (whole["miou"], whole["mean_accuracy"], precision, whole["boundary_iou"])
-    rows.append(("mean", "", *map(_percent, means)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    lines.insert(-1, "")
-    said = {"mIoU": "miou", "accuracy": "accuracy", "frequency-weighted IoU": "frequency_weighted_iou"}
-    lines += ["", ", ".join(f"{name} {_percent(whole[key])} %" for name, key in said.items())]
-    return "\n".join(lines)
+    rows = [(row[0], *map(_percent, row[1:])) for row in class_rows(scores)]
+    text = table([COLUMNS, *rows, [""] * len(COLUMNS), ("mean", "", *map(_percent, means))])
+    named = {"mIoU": "miou", "accuracy": "accuracy", "frequency-weighted IoU": "frequency_weighted_iou"}
+    return f"{text}\n\n" + ", ".join(f"{name} {_percent(whole[key])} %" for name, key in named.items())
 
 
 def write_report(
@@ -76,24 +73,24 @@ def write_report(
     predict: Callable[[Image.Image], Pixels],
     about: Mapping[str, Any] = {},
 ) -> None:
-    """Write scores, tables and pictures into a folder, each file whole or not at all.
+    """Write scores, tables and pictures into a folder, each file atomically.
 
-    table.txt (what `text_table` gives), classes.csv, photos.csv (IoU a photo, the worst first), confusion.csv (pixels,
-    a row a true class), scores.json, classes.png, confusion.png, and worst/NN_NAME.png: the 20 worst photos, each
-    with its truth (ignored pixels black) and its prediction.
+    table.txt (`text_table`), classes.csv, photos.csv (IoU per photo, worst first), confusion.csv (pixels, one row per
+    true class), scores.json, classes.png, confusion.png, and worst/NN_NAME.png: the 20 worst photos, each with its
+    truth (ignored pixels black) and its prediction.
 
     Args:
-        folder: is made if need be; earlier reports in it are written over.
-        scores: what `evaluate` gave for `samples`.
-        samples: the split, of which the worst photos are read once more.
-        predict: an RGB photo -> class ids [H, W] at its size, as they were scored.
-        about: what goes into scores.json beside the scores, such as the weights' name; ready for JSON.
+        folder: is created if it does not exist; earlier reports in it are replaced.
+        scores: the result of `evaluate` on `samples`.
+        samples: the split, from which the worst photos are read again.
+        predict: RGB photo -> class ids [H, W] at its size, as they were scored.
+        about: what scores.json and table.txt name besides the scores, such as the weights; JSON values.
 
     Raises:
         OSError: the folder can't be written to.
     """
-    table = "".join(f"{key}: {value}\n" for key, value in about.items())
-    _write(folder / "table.txt", f"{table}\n{text_table(scores)}\n" if table else f"{text_table(scores)}\n")
+    heading = "".join(f"{key}: {value}\n" for key, value in about.items())
+    _write(folder / "table.txt", f"{heading}\n{text_table(scores)}\n".lstrip())
     _write(folder / "classes.csv", _csv(COLUMNS, class_rows(scores)))
     photos = [(samples.name(index), scores.photo_iou[index]) for index in scores.worst(len(scores.photo_iou))]
     _write(folder / "photos.csv", _csv(("photo", "IoU"), photos))

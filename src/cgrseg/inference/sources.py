@@ -1,34 +1,24 @@
-"""What to label: files, folders, globs and videos, each with the place of its outputs."""
+"""What to label: files, folders, globs and videos, each with the path of its outputs."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PHOTO_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".avif",
-    )
-)
+from cgrseg._text import printable
+from cgrseg.images.find import BROKEN, LOOP, SPECIAL, Found, contains_itself, describe_skipped, find_files
+from cgrseg.images.photos import IMAGE_SUFFIXES
+
+PHOTO_SUFFIXES = IMAGE_SUFFIXES
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"))
+SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 PHOTO_OUTPUTS = {"overlay": ".overlay.jpg", "mask": ".mask.png", "confidence": ".confidence.png"}
 VIDEO_OUTPUTS = {"overlay": ".overlay.mp4", "legend": ".legend.jpg"}
+OUTPUT_ENDINGS = (*PHOTO_OUTPUTS.values(), *VIDEO_OUTPUTS.values())
 
 
 @dataclass(frozen=True)
@@ -36,8 +26,8 @@ class Source:
     """A photo or video to label.
 
     Args:
-        path: where it is.
-        output: where its outputs go, without their suffixes (".mask.png", …).
+        path: the file.
+        output: path of its outputs, without their suffixes (".mask.png", …).
     """
 
     path: Path
@@ -48,88 +38,117 @@ class Source:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
     def outputs(self, kinds: Sequence[str] = tuple(PHOTO_OUTPUTS)) -> dict[str, Path]:
-        """Kind -> the file to write: of a photo the `kinds` asked for, of a video its overlay and legend."""
+        """Kind -> the file to write: the `kinds` of a photo, the overlay and legend of a video."""
         suffixes = VIDEO_OUTPUTS if self.is_video else {kind: PHOTO_OUTPUTS[kind] for kind in kinds}
         return {kind: self.output.with_name(self.output.name + suffix) for kind, suffix in suffixes.items()}
 
 
-def find_sources(patterns: Sequence[str], *, out: Path) -> list[Source]:
-    """List what the patterns name, sorted, each file once.
+def find_sources(
+    patterns: Sequence[str], *, out: Path, on_skipped: Callable[[str], object] = lambda line: None
+) -> list[Source]:
+    """List the files that the patterns name, sorted, each once.
 
-    A pattern is a file (of any suffix), a folder (searched with its sub-folders for photos and videos; hidden
-    files are left out) or a glob such as "photos/**/*.jpg". Outputs mirror the folders below the pattern's
-    own folder, or below the folder that all patterns share. `a.jpg` gives `a.mask.png`; where `a.png` lies
-    beside it, the two give `a.jpg.mask.png` and `a.png.mask.png`. Earlier outputs are never sources.
+    A pattern is a file (of any suffix), a folder (searched by `find_files` for photos and videos) or a glob such as
+    "photos/**/*.jpg". Outputs mirror the folders below the pattern's own folder, or below the common folder of all
+    patterns. `a.jpg` gives `a.mask.png`; if `a.png` is in the same folder, the two give `a.jpg.mask.png` and
+    `a.png.mask.png`, whether they are labelled in one run or in two. Earlier outputs are never sources.
 
     Args:
         patterns: at least one.
         out: the output folder; it need not exist.
+        on_skipped: is called with a line for each folder or glob in which something was left out, such as
+            "photos: left out .heic (2): a.heic, b.heic; hidden (1): .ipynb_checkpoints".
 
     Raises:
-        FileNotFoundError: a pattern names nothing.
-        ValueError: a pattern names a folder or files without any photo or video.
+        FileNotFoundError: a pattern matches nothing.
+        ValueError: a pattern matches no photo or video, a named file is a pipe, socket or device, or an output would
+            overwrite a source.
     """
     out = Path(os.path.abspath(out))
     roots: set[Path] = set()
-    found: set[Path] = set()
+    sources: set[Path] = set()
     for pattern in patterns:
         path = Path(os.path.abspath(pattern))
         if path.is_dir():
-            root, files = path, [file for file in _walk(path) if not _is_output(file, root=path, out=out)]
+            root, found = path, find_files(path, SUFFIXES)
+        elif path.is_file():
+            root, found = path.parent, Found([path])
         elif path.exists():
-            root, files = path.parent, [path]
+            raise ValueError(f"{pattern} is not a regular file: name a photo, a video or a folder")
         elif glob.has_magic(pattern):
-            root, files = _glob(pattern, out=out)
+            root, found = _glob(pattern)
         else:
             raise FileNotFoundError(f"{pattern} is not there: name a photo, a folder, a video or a quoted glob")
+        files = found.files
+        if files != [path]:  # a file named by itself is meant
+            files = [file for file in files if not _is_output(file, root=root, out=out)]
+        if found.skipped:
+            on_skipped(f"{printable(pattern)}: left out {describe_skipped(found.skipped, root)}")
         if not files:
-            raise ValueError(
-                f"{pattern} holds no photo or video: their names end in "
-                + " ".join(sorted(PHOTO_SUFFIXES | VIDEO_SUFFIXES))
-            )
+            raise ValueError(f"{pattern} holds no photo or video: their names end in {' '.join(sorted(SUFFIXES))}")
         roots.add(root)
-        found.update(files)
+        sources.update(files)
     base = Path(os.path.commonpath(roots))
-    paths = sorted(found)
-    names = output_names([path.relative_to(base) for path in paths])
-    return [Source(path=path, output=out / name) for path, name in zip(paths, names, strict=True)]
+    paths = sorted(sources)
+    # Names depend on the files that lie in a folder, not on those labelled in this run.
+    present = sources | {file for folder in {path.parent for path in paths} for file in _alike(folder)}
+    beside = sorted(file for file in present if file in sources or not _is_output(file, root=file.parent, out=out))
+    names = dict(zip(beside, output_names([path.relative_to(base) for path in beside]), strict=True))
+    found_sources = [Source(path=path, output=out / names[path]) for path in paths]
+    _refuse_overwriting(found_sources)
+    return found_sources
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if not name.startswith(".") and _is_picture(name):
-                yield Path(parent, name)
+def _alike(folder: Path) -> list[Path]:
+    """The photos and videos directly in a folder."""
+    with os.scandir(folder) as entries:
+        return [
+            Path(entry.path)
+            for entry in entries
+            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in SUFFIXES
+        ]
 
 
-def _glob(pattern: str, *, out: Path) -> tuple[Path, list[Path]]:
+def _refuse_overwriting(sources: Sequence[Source]) -> None:
+    inputs = {os.path.realpath(source.path) for source in sources}
+    for source in sources:
+        for output in source.outputs().values():
+            if os.path.realpath(output) in inputs:
+                raise ValueError(f"the output of {source.path} would overwrite the source {output}: use another --out")
+
+
+def _glob(pattern: str) -> tuple[Path, Found]:
     """The folder before the first wildcard, and the photos and videos that match."""
     parts = Path(os.path.abspath(pattern)).parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    root = Path(*parts[:first])
+    found = Found()
     matches = [Path(os.path.abspath(match)) for match in glob.glob(pattern, recursive=True)]
     if not matches:
         raise FileNotFoundError(f"{pattern} matches nothing")
-    return root, [
-        path
-        for path in matches
-        if path.is_file() and _is_picture(path.name) and not _is_output(path, root=root, out=out)
-    ]
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES | VIDEO_SUFFIXES
+    for path in matches:
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            continue
+        if not path.is_file():
+            found.skipped[SPECIAL if path.exists() else BROKEN].append(path)
+        elif contains_itself(path):
+            found.skipped[LOOP].append(path)
+        elif suffix in SUFFIXES:
+            found.files.append(path)
+        else:
+            found.skipped[suffix or "no suffix"].append(path)
+    return Path(*parts[:first]), found
 
 
 def _is_output(path: Path, *, root: Path, out: Path) -> bool:
-    """An earlier run's output: anything in `out` below the searched folder, else known by its name."""
+    """Whether a file is an earlier output: anything in `out` below the searched folder, otherwise by its name."""
     if out != root and out.is_relative_to(root):
         return path.is_relative_to(out)
-    return path.is_relative_to(out) and path.name.endswith((*PHOTO_OUTPUTS.values(), *VIDEO_OUTPUTS.values()))
+    return path.is_relative_to(out) and path.name.endswith(OUTPUT_ENDINGS)
 
 
 def output_names(paths: Sequence[Path]) -> list[Path]:
-    """The paths without suffix; those that would fall together (if only but for case) keep theirs."""
+    """The paths without suffix; names that would be equal, apart from case, keep theirs."""
     names = [path.with_suffix("") for path in paths]
     while True:
         count = Counter(str(name).casefold() for name in names)

@@ -1,13 +1,14 @@
-"""check-data: what is wrong with a dataset, before an hour of training finds out."""
+"""check-data: find what is wrong with a dataset before a training does."""
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,23 +16,21 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from cgrseg.images.photos import DAMAGE, read_photo
+from cgrseg.images.photos import read_photo
 
-from ..dataset import ColoredMask, Ids, Labelled, Samples, size_problem, to_class_ids
-from ..listing import Listing, list_dataset
+from ..dataset import DataProblem, Samples, SegmentationDataset, size_problem, to_class_ids, unreadable
+from ..folder import SMOOTHED
+from ..listing import list_dataset
+from ..masks import PASSING, ColoredMask, Ids, count_ids, is_binary, passes_between, read_mask_file, solid_values
 from ..settings import Format
-from .colors import PASSING, color_problem, passes_between, solid_values
-from .report import Finding, Report, SplitReport
+from .faults import MaskColors, class_problems, color_problem, jpeg_problem, mask_colors, palette_problems, rotated
+from .report import DatasetReport, SplitReport
 
-HANDFUL = 8  # pairs a split that the quick form opens
-SHARES_FROM = 5000  # masks that class shares are counted on
-SHOWN = 12  # absent classes named in a line; the table shows them all
-FEW_PIXELS = 64  # a class with fewer in train is as good as absent
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def inspect(root: str | Path, format: Format = "folder") -> Report:
+def inspect(root: str | Path, format: Format = "folder") -> DatasetReport:
     """Open every pair of every split and list all that is wrong.
 
     Args:
@@ -45,20 +44,27 @@ def inspect(root: str | Path, format: Format = "folder") -> Report:
     return _inspect(Path(root), format, most=None)
 
 
-def quick_check(root: str | Path, format: Format = "folder") -> Report:
-    """The fast form, for the start of a run: layout, class list, unpaired files, and 8 pairs of each split.
+def quick_check(root: str | Path, format: Format = "folder", *, pairs: int = 8) -> DatasetReport:
+    """The fast form, for the start of a training: layout, class list, unpaired files, and some pairs of each split.
+
+    Args:
+        root, format: as in `inspect`.
+        pairs: how many are opened in each split.
 
     Raises:
         FileNotFoundError, ValueError: as in `inspect`.
     """
-    return _inspect(Path(root), format, most=HANDFUL)
+    return _inspect(Path(root), format, most=pairs)
 
 
-def class_shares(samples: Samples) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """float64 [K]: share of the labelled pixels that each class has.
+def class_shares(samples: Samples, *, most: int = 5000) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """float64 [K]: share of the labelled pixels per class.
 
-    Counted on at most 5,000 masks, evenly spaced; photos are left closed where the samples can read a mask alone.
-    Masks that can't be read are left out.
+    Masks that can't be read are left out. Photos are not opened if the samples can read a mask alone.
+
+    Args:
+        samples: a labelled split.
+        most: masks that are counted, evenly spaced.
 
     Raises:
         ValueError: no mask has a labelled pixel.
@@ -74,7 +80,7 @@ def class_shares(samples: Samples) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.bincount(ids.ravel(), minlength=max(classes, ignored + 1))[:classes]
 
     total = np.zeros(classes, np.int64)
-    for counts in _each(count, _spread(len(samples), SHARES_FROM), "class shares"):
+    for counts in _each(count, _spread(len(samples), most), "class shares"):
         total += counts
     if total.sum() == 0:
         raise ValueError(f"the {samples.split} masks have no labelled pixel that can be read: run `cgrseg check-data`")
@@ -82,142 +88,161 @@ def class_shares(samples: Samples) -> np.ndarray[Any, np.dtype[np.float64]]:
     return shares
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one pair shows."""
+@dataclass
+class _Checked:
+    """What was found in one pair."""
 
-    findings: list[Finding]
+    pair: tuple[Path, Path]
+    problems: list[DataProblem] = field(default_factory=list)
     size: tuple[int, int] | None = None  # width, height of the photo
     content: bytes = b""  # a hash of the photo's pixels
-    pixels: Ids | None = None  # int64 K
+    colors: MaskColors | None = None
+    raw: Counter[int] | None = None  # stored id -> pixels; None if the mask can't be read
+    pixels: Ids | None = None  # int64 [K]
     ignored: int = 0
 
 
-def _inspect(root: Path, format: Format, *, most: int | None) -> Report:
+def _inspect(root: Path, format: Format, *, most: int | None) -> DatasetReport:
     listing = list_dataset(root, format)
-    findings = list(listing.findings)
+    labels = listing.labels
+    problems = list(listing.problems)
     splits: list[SplitReport] = []
     copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
+    colors: list[tuple[Path, MaskColors]] = []
     for samples in listing.splits:
         pairs = [pair for pair in samples.pairs if pair[0].is_file() and pair[1].is_file()]
-        chosen = [pairs[place] for place in _spread(len(pairs), most)]
-        look_at = partial(_look, samples, known=listing.labels is not None)
-        looks = list(_each(look_at, chosen, f"check {samples.split}"))
-        splits.append(_summary(samples, looks, listing))
-        for (photo, _), look in zip(chosen, looks, strict=True):
-            findings += look.findings
-            if most is None and look.content:
-                copies[look.content].append((samples.split, photo))
-    findings += _duplicates(copies)
-    if listing.labels is not None:
-        findings += _about_classes(splits, listing, complete=most is None)
-    return Report(root, format, listing.labels, tuple(splits), tuple(findings))
+        chosen = _spread(len(pairs), most)
+        check = partial(_check_pair, samples, known=labels is not None)
+        checked = list(_each(check, [pairs[place] for place in chosen], f"check {samples.split}"))
+        split = _summary(samples, checked, listing.notes.get(samples.split, ""))
+        if labels is not None and most is not None and split.raw:
+            others = [pairs[place][1] for place in sorted(set(range(len(pairs))) - set(chosen))]
+            _add_until_two_classes(samples, split, others)
+        splits.append(split)
+        for pair in checked:
+            problems += pair.problems
+            if most is None and pair.content:
+                copies[pair.content].append((samples.split, pair.pair[0]))
+            if pair.colors is not None:
+                colors.append((pair.pair[1], pair.colors))
+            if len(samples.labels) == 2 and is_binary(set(pair.raw or ())) and not is_binary(set(split.raw)):
+                cause = "holds only 0 and 255, while other masks hold 1: 255 is ignored, but is it the object here?"
+                problems.append(DataProblem("binary masks among others", cause, pair.pair[1], is_error=False))
+    problems += _duplicates(copies)
+    if format == "folder":
+        problems += palette_problems(colors, labels)
+    if labels is not None:
+        problems += class_problems(splits, labels, complete=most is None)
+    return DatasetReport(root, format, labels, tuple(splits), tuple(problems))
 
 
-def _look(samples: Labelled, pair: tuple[Path, Path], *, known: bool) -> _Look:
+def _check_pair(samples: SegmentationDataset, pair: tuple[Path, Path], *, known: bool) -> _Checked:
     photo_path, mask_path = pair
-    findings: list[Finding] = []
+    checked = _Checked(pair)
+    problems = checked.problems
     photo = raw = None
     try:
         photo = read_photo(photo_path)  # H W 3
-    except DAMAGE as error:
-        findings.append(Finding("unreadable photos", _named(photo_path, error)))
+    except (OSError, ValueError) as error:
+        problems.append(unreadable(photo_path, error, kind="photos"))
     try:
         raw = samples.read_ids(mask_path)  # H W
     except ColoredMask:
-        try:
-            findings.append(Finding(*color_problem(mask_path)))
-        except DAMAGE as error:
-            findings.append(Finding("unreadable masks", _named(mask_path, error)))
-    except DAMAGE as error:
-        findings.append(Finding("unreadable masks", _named(mask_path, error)))
-    size = None if photo is None else (photo.shape[1], photo.shape[0])
-    content = b"" if photo is None else hashlib.blake2b(photo.data, digest_size=16, key=repr(size).encode()).digest()
+        problems.append(color_problem(mask_path))
+    except (OSError, ValueError) as error:
+        problems.append(unreadable(mask_path, error, kind="masks"))
+    if photo is not None:
+        checked.size = (photo.shape[1], photo.shape[0])
+        key = repr(checked.size).encode()
+        checked.content = hashlib.blake2b(photo.data, digest_size=16, key=key).digest()
+        if photo.min() == photo.max():
+            cause = "all pixels have one colour: replace the photo, or remove the pair"
+            problems.append(DataProblem("photos of one colour", cause, photo_path, is_error=False))
     if raw is None:
-        return _Look(findings, size, content)
+        return checked
     if photo is not None and raw.shape != photo.shape[:2]:
-        findings.append(Finding("masks of another size", size_problem(photo_path, mask_path, photo, raw)))
-    if not known:
-        return _Look(findings, size, content)
-    ids, counts = _counted(raw)
+        problems.append(size_problem(photo_path, mask_path, photo, raw))
+    elif photo is not None:
+        problems += rotated(photo_path, mask_path, photo, raw)
+    if filecmp.cmp(photo_path, mask_path, shallow=False):
+        problems.append(DataProblem("photos that are masks", "is the same file as its mask: replace it", photo_path))
+    ids, counts = count_ids(raw)
+    if samples.read_ids is read_mask_file:
+        problems += jpeg_problem(mask_path)
+        checked.colors = mask_colors(mask_path, ids.tolist())
+    checked.raw = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+    if known:
+        _check_ids(samples, checked, raw, ids, counts)
+    return checked
+
+
+def _check_ids(samples: SegmentationDataset, checked: _Checked, raw: Ids, ids: Ids, counts: Ids) -> None:
+    """Compare the ids of a mask with the classes."""
+    labels, mask_path = samples.labels, checked.pair[1]
     classes = samples.classes_of(ids)
     unknown = classes < 0
+    smoothed = passes_between(raw) > PASSING
     if unknown.any():
-        share = f"{counts[unknown].sum() / raw.size:.2%} of its pixels"
-        message = f"{samples.id_problem(mask_path, ids[unknown])} ({share} hold no class)"
-        if passes_between(raw) > PASSING or not np.isin(ids[unknown], solid_values(raw)).any():
-            message += f"; they lie along borders: {SMOOTHED}"
-        findings.append(Finding("ids outside the class list", message))
-    elif (passing := passes_between(raw)) > PASSING:
-        message = f"mask {mask_path}: {passing:.0%} of its borders lead through an id between the two sides: {SMOOTHED}"
-        findings.append(Finding("smoothed masks", message, ruins=False))  # a guess must not stop a run
-    ignored = classes == samples.labels.ignore_index
+        cause = samples.id_problem(ids[unknown])
+        if smoothed or not np.isin(ids[unknown], solid_values(raw)).any():
+            cause += f"; they are along borders: {SMOOTHED}"
+        checked.problems.append(DataProblem("ids outside the class list", cause, mask_path))
+    elif smoothed:
+        cause = f"many borders lead through an id between the two sides: {SMOOTHED}"
+        checked.problems.append(DataProblem("smoothed masks", cause, mask_path, is_error=False))  # not certain
+    ignored = classes == labels.ignore_index
     if ignored.all():
-        values = ", ".join(map(str, ids))
-        message = f"mask {mask_path} is all ignored (id {values}): nothing is learned from it; remove the pair"
-        findings.append(Finding("masks without a labelled pixel", message, ruins=False))
-    pixels = np.zeros(len(samples.labels), np.int64)
-    np.add.at(pixels, classes[~ignored & ~unknown], counts[~ignored & ~unknown])
-    return _Look(findings, size, content, pixels, int(counts[ignored].sum()))
+        cause = f"is all ignored (id {', '.join(map(str, ids))}): nothing is learned from it; remove the pair"
+        checked.problems.append(DataProblem("masks without a labelled pixel", cause, mask_path, is_error=False))
+    checked.pixels = np.zeros(len(labels), np.int64)
+    np.add.at(checked.pixels, classes[~ignored & ~unknown], counts[~ignored & ~unknown])
+    checked.ignored = int(counts[ignored].sum())
 
 
-SMOOTHED = "the mask was resized with interpolation or anti-aliased; export it again with nearest neighbour"
-
-
-def _summary(samples: Labelled, looks: Sequence[_Look], listing: Listing) -> SplitReport:
-    counts = [look.pixels for look in looks if look.pixels is not None]
+def _summary(samples: SegmentationDataset, checked: Sequence[_Checked], note: str) -> SplitReport:
+    counts = [pair.pixels for pair in checked if pair.pixels is not None]
     stacked = np.array(counts, np.int64).reshape(len(counts), len(samples.labels))
     return SplitReport(
         name=samples.split,
         photos=len(samples),
-        checked=len(looks),
-        sizes=Counter(look.size for look in looks if look.size is not None),
+        checked=len(checked),
+        sizes=Counter(pair.size for pair in checked if pair.size is not None),
         pixels=stacked.sum(0),
         holders=(stacked > 0).sum(0),
-        ignored=sum(look.ignored for look in looks),
-        note=listing.notes.get(samples.split, ""),
+        ignored=sum(pair.ignored for pair in checked),
+        raw=sum((pair.raw for pair in checked if pair.raw is not None), Counter()),
+        note=note,
     )
 
 
-def _duplicates(copies: dict[bytes, list[tuple[str, Path]]]) -> Iterator[Finding]:
+def _add_until_two_classes(samples: SegmentationDataset, split: SplitReport, masks: Sequence[Path]) -> None:
+    """Count further masks while those counted hold one class: objects may be rare."""
+    for path in masks:
+        if np.count_nonzero(split.pixels) > 1:
+            return
+        try:
+            raw = samples.read_ids(path)
+        except (OSError, ValueError):
+            continue
+        ids, counts = count_ids(raw)
+        split.raw.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+        classes = samples.classes_of(ids)
+        known = (classes >= 0) & (classes != samples.labels.ignore_index)
+        np.add.at(split.pixels, classes[known], counts[known])
+
+
+def _duplicates(copies: dict[bytes, list[tuple[str, Path]]]) -> Iterator[DataProblem]:
     for places in copies.values():
         names = ", ".join(str(path) for _, path in places)
         if len({split for split, _ in places}) > 1:
-            message = f"{names} are one photo: scores count photos that were trained on; keep it in one split"
-            yield Finding("photos in more than one split", message)
+            cause = f"{names} are the same photo: scores would count photos of the training; keep it in one split"
+            yield DataProblem("photos in more than one split", cause)
         elif len(places) > 1:
-            yield Finding("photos twice in a split", f"{names} are one photo: keep one", ruins=False)
-
-
-def _about_classes(splits: Sequence[SplitReport], listing: Listing, *, complete: bool) -> Iterator[Finding]:
-    labels = listing.labels
-    assert labels is not None
-    for split in splits:
-        if not split.pixels.any() and not split.ignored:
-            continue  # no mask could be read, which is said already
-        held = [name for name, count in zip(labels.names, split.pixels, strict=True) if count]
-        if split.name == "train" and len(held) < 2 <= len(labels):
-            only = f"the one class {held[0]}" if held else "no class"
-            also = f", the rest of the pixels ({split.ignore_share:.1%}) is ignored" if split.ignored else ""
-            cure = "there is nothing to tell apart; 255 means ignored: if it marks a class, run `cgrseg convert-masks`"
-            yield Finding("classes", f"the train masks looked at hold {only}{also}: {cure}")
-            continue
-        if not complete:
-            continue
-        absent = [name for name in labels.names if name not in held]
-        if absent:
-            effect = "can't be learned" if split.name == "train" else "get no score there"
-            shown = ", ".join(absent[:SHOWN]) + (", …" if len(absent) > SHOWN else "")
-            message = f"{len(absent)} of {len(labels)} classes are in no {split.name} mask and {effect}: {shown}"
-            yield Finding("absent classes", message, ruins=False)
-        for name, pixels in zip(labels.names, split.pixels, strict=True):
-            if split.name == "train" and 0 < pixels < FEW_PIXELS:
-                message = f"class {name} has {pixels} pixels in train: too few to learn; add photos of it"
-                yield Finding("tiny classes", message, ruins=False)
+            yield DataProblem("photos twice in a split", f"{names} are the same photo: keep one", is_error=False)
 
 
 def _each(task: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
-    """`task` of each item in order, on threads (decoding frees the interpreter), with a bar if it takes long."""
+    """`task` of each item in order, in threads (decoding releases the GIL), with a progress bar if it takes long."""
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(threads) as pool:
         yield from tqdm(
@@ -226,22 +251,7 @@ def _each(task: Callable[[Item], Result], items: Sequence[Item], title: str) -> 
 
 
 def _spread(count: int, most: int | None) -> list[int]:
-    """Up to `most` of the places 0 … count - 1, evenly spaced."""
+    """Up to `most` of the numbers 0 … count - 1, evenly spaced."""
     if most is None or count <= most:
         return list(range(count))
     return [place * count // most for place in range(most)]
-
-
-def _named(path: Path, error: BaseException) -> str:
-    text = str(error)
-    return text if str(path) in text else f"{path} can't be read ({text}): replace or remove the pair"
-
-
-def _counted(raw: Ids) -> tuple[Ids, Ids]:
-    """The ids that a mask holds and the pixels of each."""
-    if raw.dtype == np.uint8:
-        counts = np.bincount(raw.ravel(), minlength=256)
-        ids = np.flatnonzero(counts)
-        return ids, counts[ids]
-    found, counts = np.unique(raw, return_counts=True)
-    return found, counts
