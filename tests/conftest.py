@@ -14,6 +14,8 @@ import torch
 import torch.utils.data
 from PIL import Image
 
+# Converting weights to OpenVINO takes seconds; the tests of that remove this.
+os.environ.setdefault("CGRSEG_RUNTIME", "torch")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cgrseg.cli.main import main
 from cgrseg.deploy import quantize as quantizing
 from cgrseg.deploy import quantizers
-from cgrseg.deploy.export import metadata, write_program
+from cgrseg.deploy.export import write_program
 from cgrseg.deploy.quantize import find_photos, quantize
 from cgrseg.deploy.quantizers import Images, groups_of, quantize_openvino
 from cgrseg.deploy.verify import smooth_photos
@@ -25,7 +25,7 @@ from cgrseg.inference.network import Network, find_exported
 from cgrseg.inference.predictor import Predictor
 from cgrseg.inference.runtimes import openvino_core
 from cgrseg.inference.segmenter import Segmenter
-from cgrseg.inference.trace import trace
+from cgrseg.inference.trace import metadata, trace
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
 from cgrseg.nn.fusion import fuse

@@ -14,11 +14,10 @@ import torch
 from torch.export import ExportedProgram
 
 from cgrseg._process import quiet
-from cgrseg.description import Description
 from cgrseg.images.files import write_together
 from cgrseg.inference.network import SUFFIXES, require
 from cgrseg.inference.runtimes import METADATA_KEY
-from cgrseg.inference.trace import Io, to_openvino, trace
+from cgrseg.inference.trace import Io, metadata, to_openvino, trace
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
@@ -83,14 +82,6 @@ def export(
             table = [dataclasses.asdict(check) for check in checks[path]]
             write_report(path, {"file": path.name, "torch": torch.__version__, "checks": table})
     return [Export(Path(out) / path.name, checks[path]) for path in paths]
-
-
-def metadata(
-    description: Description, *, io: Io = "tensor", size: Size | None = None, precision: str = "float32"
-) -> str:
-    """The text that exported files carry."""
-    table = {"model": description.to_dict(), "io": io, "size": size, "precision": precision}
-    return json.dumps(table, ensure_ascii=False)
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -11,16 +11,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from cgrseg.data.listing import photo_files, split_folders
+from cgrseg.data.folder import split_folders
+from cgrseg.data.listing import photo_files
 from cgrseg.images.files import write_together
 from cgrseg.inference.network import SUFFIXES, Network, installed, open_exported
 from cgrseg.inference.predictor import Prediction, Predictor, Prepared
-from cgrseg.inference.trace import trace
+from cgrseg.inference.trace import metadata, trace
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Preprocessing
 
-from .export import metadata, require_format, write_program, write_report
+from .export import require_format, write_program, write_report
 from .quantizers import Images, groups_of, quantize_onnx, quantize_openvino
 
 Int8Format = Literal["onnx", "openvino"]

@@ -76,8 +76,9 @@ def evaluate(
     device = predictor.network.device if fabric is None else fabric.device
     confusion = ConfusionMatrix(classes, ignore_index=ignored, device=device)
     boundary = BoundaryIoU(classes, ignore_index=ignored, device=device)
-    photo_iou = torch.full((len(samples),), -1.0, dtype=torch.float64, device=device)  # -1: another process
-    mine = sorted(set(range(len(samples)) if indices is None else indices))[rank::world]
+    photo_iou = torch.zeros(len(samples), dtype=torch.float64, device=device)  # 0: another process
+    chosen = sorted(set(range(len(samples)) if indices is None else indices))
+    mine = chosen[rank::world]
     problem: Exception | None = None
     try:
         bar = tqdm(mine, unit="image", desc="evaluate", leave=False, disable=True if not progress or rank else None)
@@ -99,9 +100,8 @@ def evaluate(
     if fabric is not None and world > 1:
         confusion.counts = _sum(fabric, confusion.counts)
         boundary.counts = _sum(fabric, boundary.counts)
-        photo_iou = _sum(fabric, photo_iou + 1) - 1  # NaN stays NaN
-    found = {index: iou for index, iou in enumerate(photo_iou.tolist()) if iou != -1}
-    return Scores(samples.labels, confusion, boundary, found)
+        photo_iou = _sum(fabric, photo_iou)  # NaN stays NaN
+    return Scores(samples.labels, confusion, boundary, {index: float(photo_iou[index]) for index in chosen})
 
 
 def _sum(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,9 @@ from cgrseg.nn import CGRSeg
 from cgrseg.nn.fusion import fuse
 from cgrseg.nn.model import check_images
 from cgrseg.preprocessing import Size
-from cgrseg.weights.load import computes_bf16, load
+from cgrseg.weights.load import computes_bf16, find_weights, load
 
+from .cache import converted
 from .runtimes import OnnxNetwork, OpenVINONetwork, RuntimeUnusable
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
@@ -95,8 +96,10 @@ def open_network(
     Args:
         model: a weights file, the name of bundled weights, "hf:USER/NAME", a file or folder of `cgrseg export`, or a
             model. A model is not changed: a folded copy is used (`cgrseg.nn.fusion.fuse`).
-        runtime: of an exported file, "onnx" or "openvino"; "auto" uses the file's, or in a folder the fastest
-            installed one. Weights and models run in "torch".
+        runtime: "auto" uses the fastest: of an exported file its own; of a folder the fastest installed one; for
+            weights on a CPU OpenVINO if it is installed (they are converted once, see `cgrseg.inference.cache`; set the
+            environment variable CGRSEG_RUNTIME=torch to prevent this), otherwise "torch". Models in memory run in
+            "torch".
         device: "auto" uses the GPU if there is one, and leaves a model on its device; or "cpu", "cuda:1", "gpu"
             (OpenVINO), ….
         threads: CPU threads of the runtime (of "torch": of the whole process); None leaves them unchanged.
@@ -113,6 +116,10 @@ def open_network(
     exported = None if isinstance(model, CGRSeg) else find_exported(model, runtime)
     if exported is not None:
         return open_exported(exported, device, threads=threads, bf16=bf16)
+    if not isinstance(model, CGRSeg) and runtime in ("auto", "openvino") and _prefers_openvino(runtime, device):
+        path = converted(find_weights(model))
+        if path is not None:
+            return open_exported(path, device, threads=threads, bf16=bf16)
     if runtime not in ("auto", "torch"):
         raise ValueError(
             f'runtime "{runtime}" opens exported files, and this is a torch model: '
@@ -134,6 +141,15 @@ def open_network(
             raise ValueError(f"device {str(place)!r} has no bfloat16 arithmetic: leave bf16 out")
         folded = folded.to(torch.bfloat16)
     return Network.of(folded, layout=torch.channels_last)
+
+
+def _prefers_openvino(runtime: str, device: str | torch.device) -> bool:
+    """Whether weights are to run in OpenVINO: on request, or on a CPU if it is installed."""
+    if runtime == "openvino":
+        require(runtime)
+        return True
+    on_cpu = str(device) == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    return on_cpu and installed("openvino") and os.environ.get("CGRSEG_RUNTIME", "auto") == "auto"
 
 
 def find_exported(path: str | os.PathLike[str], runtime: Runtime = "auto") -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.fx.experimental import _config as symbolic
 from torch.nn import functional as F
 
 from cgrseg._process import quiet
+from cgrseg.description import Description
 from cgrseg.nn.fusion import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing, Size
 
@@ -93,3 +95,11 @@ def to_openvino(program: ExportedProgram, text: str = "") -> Any:
     model.outputs[0].get_tensor().set_names({"labels" if len(model.outputs[0].get_partial_shape()) == 3 else "logits"})
     model.set_rt_info(text, METADATA_KEY)
     return model
+
+
+def metadata(
+    description: Description, *, io: Io = "tensor", size: Size | None = None, precision: str = "float32"
+) -> str:
+    """The text that exported files carry."""
+    table = {"model": description.to_dict(), "io": io, "size": size, "precision": precision}
+    return json.dumps(table, ensure_ascii=False)
