@@ -141,12 +141,15 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _evict(folder: Path, *, keep: Path) -> None:
-    """Remove the least recently used entries while the cache is too large."""
+def _evict(folder: Path, *, keep: Path, largest: int = LARGEST) -> None:
+    """Remove what killed processes left, and the least recently used entries while the cache is too large."""
+    for stale in folder.glob(".unfinished-*"):
+        if time.time() - stale.stat().st_mtime > 600 or keep.exists():
+            shutil.rmtree(stale, ignore_errors=True)
     entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     total = sum(map(_size, entries))
     for entry in entries:
-        if total <= LARGEST:
+        if total <= largest:
             return
         if entry != keep:
             total -= _size(entry)
