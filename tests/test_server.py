@@ -38,8 +38,9 @@ from cgrseg.inference.segmenter import Prepared, Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
 from cgrseg.server import batching
-from cgrseg.server.app import ServerConfig, make_app, make_carrier
+from cgrseg.server.app import ServerConfig, uvicorn_config
 from cgrseg.server.responses import run_lengths
+from cgrseg.server.routes import make_app
 from cgrseg.server.uploads import Limits
 from cgrseg.weights import artifact
 
@@ -74,7 +75,7 @@ def segmenter(weights: Path) -> Segmenter:
     return Segmenter(weights, device="cpu")
 
 
-class Server:
+class Client:
     """A running server of this process: its port, and a way to ask it."""
 
     def __init__(self, port: int, uvicorn_server: uvicorn.Server) -> None:
@@ -109,16 +110,16 @@ class Server:
 
 
 @contextmanager
-def running(segmenter: Segmenter, *, key: str | None = None, **limits: Any) -> Iterator[Server]:
-    config = ServerConfig(limits=Limits(**limits), key=key)
-    server = uvicorn.Server(make_carrier(lambda: make_app(segmenter, config, name="tiny"), config))
+def running(segmenter: Segmenter, *, key: str | None = None, **limits: Any) -> Iterator[Client]:
+    config = ServerConfig(limits=Limits(**{"network_pixels": 2**22, **limits}), key=key)
+    server = uvicorn.Server(uvicorn_config(lambda: make_app(segmenter, config, name="tiny"), config))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        running = Server(listener.getsockname()[1], server)
-        running.until(lambda: server.started)
-        yield running
+        client = Client(listener.getsockname()[1], server)
+        client.until(lambda: server.started)
+        yield client
     finally:
         server.should_exit = True
         thread.join(60)
@@ -126,7 +127,7 @@ def running(segmenter: Segmenter, *, key: str | None = None, **limits: Any) -> I
 
 
 @pytest.fixture(scope="module")
-def server(segmenter: Segmenter) -> Iterator[Server]:
+def server(segmenter: Segmenter) -> Iterator[Client]:
     with running(segmenter, pixels=2**16, network_pixels=2**15, bytes=2**18, queue=2500) as server:
         yield server
 
@@ -174,7 +175,7 @@ class Gated(Segmenter):
 # What comes out.
 
 
-def test_a_mask_is_the_segmenter_s_own_in_body_and_form(server: Server, segmenter: Segmenter) -> None:
+def test_a_mask_is_the_segmenter_s_own_in_body_and_form(server: Client, segmenter: Segmenter) -> None:
     photo = draw(1, (61, 43))
     expected = segmenter(photo).labels
     assert len(np.unique(expected)) > 1
@@ -187,7 +188,7 @@ def test_a_mask_is_the_segmenter_s_own_in_body_and_form(server: Server, segmente
     np.testing.assert_array_equal(labels_in(mask), expected)
 
 
-def test_a_rotated_photo_is_answered_upright(server: Server, segmenter: Segmenter) -> None:
+def test_a_rotated_photo_is_answered_upright(server: Client, segmenter: Segmenter) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     photo = draw(2, (48, 32))
@@ -197,7 +198,7 @@ def test_a_rotated_photo_is_answered_upright(server: Server, segmenter: Segmente
     np.testing.assert_array_equal(labels_in(mask), segmenter(upright).labels)
 
 
-def test_an_overlay_is_a_jpeg_with_legend(server: Server, segmenter: Segmenter) -> None:
+def test_an_overlay_is_a_jpeg_with_legend(server: Client, segmenter: Segmenter) -> None:
     photo = draw(3)
     status, headers, content = server.segment(encoded(photo), "?output=overlay&confidence=true")
     assert (status, headers["content-type"]) == (200, "image/jpeg")
@@ -208,7 +209,7 @@ def test_an_overlay_is_a_jpeg_with_legend(server: Server, segmenter: Segmenter) 
     assert float(headers["x-confidence"]) == pytest.approx(result.confidence().mean(), abs=1e-3)
 
 
-def test_json_tells_shares_and_confidence(server: Server, segmenter: Segmenter) -> None:
+def test_json_tells_shares_and_confidence(server: Client, segmenter: Segmenter) -> None:
     photo = draw(4)
     status, _, content = server.segment(encoded(photo), "?output=json&confidence=true")
     told, result = json.loads(content), segmenter(photo)
@@ -228,7 +229,7 @@ def from_counts(counts: list[int], size: list[int]) -> np.ndarray:
     return inside.reshape(size[::-1]).T
 
 
-def test_run_lengths_rebuild_the_label_map(server: Server, segmenter: Segmenter) -> None:
+def test_run_lengths_rebuild_the_label_map(server: Client, segmenter: Segmenter) -> None:
     photo = draw(5, (50, 37))
     told = json.loads(server.segment(encoded(photo), "?output=rle")[2])
     labels = segmenter(photo).labels
@@ -248,14 +249,14 @@ def test_run_lengths_alternate_from_outside_and_sum_to_the_photo(labels: list[li
         np.testing.assert_array_equal(from_counts(counts, list(array.shape)), array == label)
 
 
-def test_short_side_is_the_network_s_and_the_answer_keeps_the_photo_s_size(server: Server, weights: Path) -> None:
+def test_short_side_is_the_network_s_and_the_answer_keeps_the_photo_s_size(server: Client, weights: Path) -> None:
     photo = draw(6, (90, 60))
     status, _, mask = server.segment(encoded(photo), "?short_side=32")
     assert status == 200
     np.testing.assert_array_equal(labels_in(mask), Segmenter(weights, device="cpu", short_side=32)(photo).labels)
 
 
-def test_the_model_says_its_names_colours_and_sizes(server: Server) -> None:
+def test_the_model_says_its_names_colours_and_sizes(server: Client) -> None:
     status, _, content = server.ask("/v1/model")
     told = json.loads(content)
     assert status == 200 and told["name"] == "tiny" and told["architecture"] == "cgrseg_n"
@@ -263,7 +264,7 @@ def test_the_model_says_its_names_colours_and_sizes(server: Server) -> None:
     assert told["sizes"]["pad_multiple"] == 32 and told["limits"]["pixels"] == 2**16
 
 
-def test_machines_find_health_readiness_counters_and_the_interface(server: Server) -> None:
+def test_machines_find_health_readiness_counters_and_the_interface(server: Client) -> None:
     assert server.ask("/health")[0] == server.ask("/ready")[0] == 200
     server.segment(encoded(draw(0)))
     text = server.ask("/metrics")[2].decode()
@@ -274,7 +275,7 @@ def test_machines_find_health_readiness_counters_and_the_interface(server: Serve
     assert "image/*" in interface["paths"]["/v1/segment"]["post"]["requestBody"]["content"]
 
 
-def test_the_page_of_the_interface_loads_nothing_from_elsewhere(server: Server) -> None:
+def test_the_page_of_the_interface_loads_nothing_from_elsewhere(server: Client) -> None:
     status, _, page = server.ask("/docs")
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page.decode())
     assert status == 200 and len(addresses) == 3 and all(address.startswith("/") for address in addresses)
@@ -335,7 +336,7 @@ REFUSED: dict[str, tuple[bytes, dict[str, str], str, int]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_answered_is_refused_in_one_line(
-    what: str, server: Server, monkeypatch: pytest.MonkeyPatch
+    what: str, server: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, headers, query, expected = REFUSED[what]
     if expected == 413:
@@ -347,26 +348,26 @@ def test_what_cannot_be_answered_is_refused_in_one_line(
     assert got["content-type"] == "application/json"
 
 
-def test_a_stream_without_length_is_cut_at_the_limit(server: Server) -> None:
+def test_a_stream_without_length_is_cut_at_the_limit(server: Client) -> None:
     pieces = (b"\x89PNG" + bytes(2**14) for _ in range(40))
     status, _, _ = server.ask("/v1/segment", pieces, {"content-type": "image/png"})  # in chunks
     assert status == 413
     assert server.segment(GOOD)[0] == 200
 
 
-def test_unknown_paths_and_methods_are_not_found(server: Server) -> None:
+def test_unknown_paths_and_methods_are_not_found(server: Client) -> None:
     assert server.ask("/v1/other")[0] == server.ask("/v1/../etc/passwd")[0] == 404
     assert server.ask("/v1/segment")[0] == 405
 
 
-def test_polyglots_are_read_as_the_picture_that_they_are_or_not_at_all(server: Server) -> None:
+def test_polyglots_are_read_as_the_picture_that_they_are_or_not_at_all(server: Client) -> None:
     for tail in (b"PK\x03\x04 zip", b"<script>alert(1)</script>", GOOD):
         status, headers, _ = server.segment(JPEG + tail)
         assert (status, headers["content-type"], headers["x-content-type-options"]) == (200, "image/png", "nosniff")
     assert server.segment(b"<script>" + JPEG)[0] == 415
 
 
-def raw(server: Server, data: bytes, *, timeout: float = 20) -> bytes:
+def raw(server: Client, data: bytes, *, timeout: float = 20) -> bytes:
     """Send bytes as they are; what comes back until the other side closes, or goes silent."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=timeout) as connection:
         answer = b""
@@ -395,7 +396,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("what", ABSURD)
-def test_absurd_requests_get_a_4xx_and_the_next_one_its_answer(what: str, server: Server) -> None:
+def test_absurd_requests_get_a_4xx_and_the_next_one_its_answer(what: str, server: Client) -> None:
     answer = raw(server, ABSURD[what])
     assert re.match(rb"HTTP/1.1 4\d\d ", answer) or answer == b"", answer[:200]
     assert server.segment(GOOD)[0] == 200
@@ -584,7 +585,7 @@ def mutated(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_mutated_pictures_get_an_answer_or_a_4xx(server: Server, count: int) -> None:
+def test_mutated_pictures_get_an_answer_or_a_4xx(server: Client, count: int) -> None:
     with ThreadPoolExecutor(8) as pool:
         statuses = Counter(answer[0] for answer in pool.map(lambda i: server.segment(mutated(i)), range(count)))
     assert set(statuses) <= {200, 400, 413, 415, 422}, statuses
@@ -594,7 +595,7 @@ def test_mutated_pictures_get_an_answer_or_a_4xx(server: Server, count: int) -> 
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.long)])
-def test_no_answer_is_lost_or_another_picture_s(server: Server, segmenter: Segmenter, count: int) -> None:
+def test_no_answer_is_lost_or_another_picture_s(server: Client, segmenter: Segmenter, count: int) -> None:
     sizes = [(32, 32), (30, 24), (64, 32)]
     photos = [draw(number, sizes[number % 3]) for number in range(count)]
     expected = [result.labels for result in segmenter(photos, batch=16)]
@@ -630,7 +631,7 @@ def test_sigterm_ends_the_command_in_peace_and_the_log_holds_no_content(
                 break
             time.sleep(0.1)
         assert match is not None, log.read_text()
-        server = Server(int(match[1]), None)  # type: ignore[arg-type]
+        server = Client(int(match[1]), None)  # type: ignore[arg-type]
         body, kind = form(GOOD, field="private-name")
         for _ in range(10 * workers):
             status, headers, _ = server.segment(body, content_type=kind, authorization="Bearer open sesame")
