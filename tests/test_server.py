@@ -34,11 +34,13 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 from cgrseg.cli.main import main
+from cgrseg.images.photos import photo_size, read_photo_bytes
 from cgrseg.inference.segmenter import Prepared, Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
 from cgrseg.server import batching
 from cgrseg.server.app import ServerConfig, uvicorn_config
+from cgrseg.server.containers import clean_image
 from cgrseg.server.responses import run_lengths
 from cgrseg.server.routes import make_app
 from cgrseg.server.uploads import Limits
@@ -288,11 +290,12 @@ def test_the_page_of_the_interface_loads_nothing_from_elsewhere(server: Client) 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that promises so many pixels and holds a few bytes of a well packed nothing."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 GOOD = encoded(draw(7))
@@ -607,6 +610,235 @@ def test_no_answer_is_lost_or_another_picture_s(server: Client, segmenter: Segme
         labels = labels_in(answer[2])
         # In a batch the network rounds otherwise: a few pixels may change sides.
         assert labels.shape == expected[number].shape and (labels == expected[number]).mean() > 0.98, number
+
+
+# Files that cost more than they weigh, and clients that take more than their share.
+
+
+def segment_of(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content
+
+
+def gif_with_comment(size: int) -> bytes:
+    gif = encoded(draw(7), "GIF")
+    table = 13 + 3 * 2 ** (gif[10] % 8 + 1)
+    return gif[:table] + b"!\xfe" + (b"\xff" + bytes(255)) * (size // 256) + b"\0" + gif[table:]
+
+
+def tiff_with_shared_tags(tags: int, size: int) -> bytes:
+    entries = b"".join(struct.pack("<HHII", 40_000 + tag, 7, size, 8) for tag in range(tags))
+    return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + struct.pack("<H", tags) + entries + bytes(4)
+
+
+EXIF = segment_of(0xE1, b"Exif\0\0" + bytes(64_000))
+TINY_EXIF = segment_of(0xE1, b"Exif\0\0M")
+COSTLY: dict[str, tuple[bytes, int]] = {
+    "many small EXIF segments after large ones": (JPEG[:2] + EXIF * 200 + TINY_EXIF * 16_000 + JPEG[2:], 200),
+    "more EXIF segments than any encoder writes": (JPEG[:2] + TINY_EXIF * 30_000 + JPEG[2:], 422),
+    "Photoshop segments of many blocks": (
+        JPEG[:2] + segment_of(0xED, b"Photoshop 3.0\0" + b"8BIM" * 16_000) + JPEG[2:],
+        200,
+    ),
+    "padding between segments": (JPEG[:2] + b"\xff" * 4_000_000 + JPEG[2:], 200),
+    "long GIF comment": (gif_with_comment(8_000_000), 200),
+    "GIF comment of tiny blocks": (gif_with_comment(256)[:-1] + b"!\xfe" + b"\1a" * 300_000, 200),
+    "TIFF tags that share their data": (tiff_with_shared_tags(1000, 2_000_000), 422),
+    "TIFF with too many tags": (tiff_with_shared_tags(5000, 1), 422),
+    "PNG of too many chunks": (GOOD[:33] + chunk(b"teSt", b"") * 20_000 + GOOD[33:], 422),
+    "BMP in run lengths": (b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 3000, 3000, 1, 8, 1) + bytes(2000), 422),
+}
+
+
+@pytest.mark.parametrize("what", COSTLY)
+def test_a_costly_file_delays_nobody(what: str, segmenter: Segmenter) -> None:
+    body, expected = COSTLY[what]
+    with running(segmenter, seconds=10) as server, ThreadPoolExecutor(2) as pool:
+        costly = pool.submit(server.segment, body)
+        assert server.segment(GOOD)[0] == 200
+        status, _, content = costly.result()
+        assert status == expected, content
+
+
+def test_orientation_and_transparency_survive_the_removal_of_metadata(segmenter: Segmenter) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = encoded(draw(2, (48, 32)), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+        assert photo_size(clean_image(data), kind) == (48, 32)
+        np.testing.assert_array_equal(read_photo_bytes(clean_image(data), kind), read_photo_bytes(data, kind))
+    gif = Image.fromarray(draw(1)[:, :, 0] // 64)
+    buffer = io.BytesIO()
+    gif.save(buffer, "GIF", transparency=1, comment=b"some text")
+    cleaned = clean_image(buffer.getvalue())
+    assert b"some text" not in cleaned
+    np.testing.assert_array_equal(read_photo_bytes(cleaned, "GIF"), read_photo_bytes(buffer.getvalue(), "GIF"))
+
+
+def test_large_text_and_colour_profiles_are_no_damage(server: Client, segmenter: Segmenter) -> None:
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))
+    profile = chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000)))
+    status, _, mask = server.segment(GOOD[:33] + profile + text + GOOD[33:])
+    assert status == 200
+    np.testing.assert_array_equal(labels_in(mask), segmenter(draw(7)).labels)
+
+
+def test_a_jpeg_of_many_scans_is_refused(server: Client) -> None:
+    data = encoded(draw(7), "JPEG", progressive=True)
+    assert server.segment(data)[0] == 200
+    last = data.rindex(b"\xff\xda")
+    status, _, content = server.segment(data[:-2] + data[last:-2] * 100 + data[-2:])
+    assert status == 422 and b"more than 100 scans" in content
+
+
+def test_readiness_notices_threads_that_are_stuck(segmenter: Segmenter) -> None:
+    gated = Gated(segmenter.model)
+    with running(gated, seconds=0.5) as server:
+        assert server.segment(GOOD)[0] == 504
+        server.until(lambda: server.ask("/ready")[0] == 503)
+        assert server.ask("/health")[0] == 200
+        gated.gate.set()
+        server.until(lambda: server.ask("/ready")[0] == 200)
+
+
+def test_photos_whose_clients_left_are_not_labelled(segmenter: Segmenter) -> None:
+    class Counting(Gated):
+        passes = 0
+
+        def run(self, group: Any) -> Any:
+            self.passes += 1
+            return super().run(group)
+
+    counting = Counting(segmenter.model)
+    with running(counting, batch=1) as server:
+        length = b"Content-Length: %d\r\n\r\n" % len(GOOD)
+        connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(12)]
+        for connection in connections:
+            connection.sendall(POST + length + GOOD)
+        server.until(lambda: server.waiting() == len(connections) - BATCHES)
+        for connection in connections:
+            connection.close()
+        server.until(lambda: server.waiting() == 0)
+        counting.gate.set()
+        assert server.segment(GOOD)[0] == 200
+    assert counting.passes == 2  # the one that had begun, and that of the last request
+
+
+def test_the_default_size_of_a_pass_follows_from_the_timeout(segmenter: Segmenter) -> None:
+    class Slow(Segmenter):
+        def run(self, group: list[Prepared]) -> Any:
+            time.sleep(0.2 * group[0].image[0].numel() / 512**2)
+            return super().run(group)
+
+    with running(Slow(segmenter.model), network_pixels=0, seconds=2) as server:
+        limit = json.loads(server.ask("/v1/model")[2])["limits"]["network_pixels"]
+        assert 2**16 < limit < 2**19  # 2 s are enough for ten passes of 512 x 512
+        status, _, content = server.segment(GOOD, "?short_side=2048")
+        assert status == 413 and str(limit).encode() in content
+        assert server.segment(GOOD)[0] == 200
+
+
+def test_one_address_cannot_hold_all_memory_for_bodies(segmenter: Segmenter) -> None:
+    with running(segmenter, bytes=2**16) as server:
+        withheld = POST + b"Content-Length: 65000\r\n\r\n" + bytes(64_000)
+        connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
+        for connection in connections:
+            connection.sendall(withheld)
+        server.until(lambda: server.segment(GOOD + bytes(60_000))[0] == 503)
+        other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60, source_address=("127.0.0.2", 0))
+        other.request("POST", "/v1/segment", GOOD + bytes(60_000), {"content-type": "image/png"})
+        assert other.getresponse().status == 200
+        other.close()
+        for connection in connections:
+            connection.close()
+
+
+def test_too_many_pixels_are_compared_with_the_server_s_limit(server: Client) -> None:
+    for body in (png_header(60_000, 60_000), png_header(9_000, 9_000)):
+        assert str(2**16).encode() in server.segment(body)[2]
+
+
+def test_head_requests_are_answered(server: Client) -> None:
+    for path in ("/health", "/ready", "/metrics", "/v1/model"):
+        status, _, content = server.ask(path, method="HEAD")
+        assert (status, content) == (200, b"")
+
+
+STUCK = """
+import socket, sys, time
+from cgrseg.inference.segmenter import Segmenter
+from cgrseg.server.app import ServerConfig, _run
+from cgrseg.server.uploads import Limits
+
+class Stuck(Segmenter):
+    def run(self, group):
+        print("running", flush=True)
+        time.sleep(600)
+
+listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+print("listening", flush=True)
+_run(Stuck(sys.argv[1]), ServerConfig(limits=Limits(seconds=1, read_seconds=1, network_pixels=2**20)), "x", listener)
+"""
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_a_stuck_thread_does_not_keep_the_server_from_ending(signals: list[int], weights: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", STUCK, str(weights), str(port)]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            wait_for(lambda: "listening" in log.read_text())
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(Client(port, None).segment, GOOD)  # type: ignore[arg-type]
+                wait_for(lambda: "running" in log.read_text())
+                for number in signals:
+                    process.send_signal(number)
+                    time.sleep(0.5)
+                assert process.wait(30) == 1
+                assert asked.exception() is not None or asked.result()[0] == 504
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text()
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    Client(0, None).until(holds)  # type: ignore[arg-type]
+
+
+SUPERVISED = """
+import time
+from functools import partial
+from cgrseg.server.app import ServerConfig, _supervise, log_to_stderr
+from cgrseg.server.uploads import Limits
+
+log_to_stderr()
+_supervise(partial(time.sleep, 600), ServerConfig(workers=2, limits=Limits(seconds=1, read_seconds=1)))
+"""
+
+
+def test_a_worker_that_was_stopped_and_killed_is_replaced_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output, subprocess.Popen([sys.executable, "-c", SUPERVISED], stderr=output) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def workers() -> list[int]:
+            commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()}
+            return [pid for pid, command in commands.items() if b"spawn_main" in command]
+
+        try:
+            wait_for(lambda: len(workers()) == 2)
+            first = workers()[0]
+            os.kill(first, signal.SIGSTOP)
+            time.sleep(0.5)
+            os.kill(first, signal.SIGKILL)
+            start = time.monotonic()
+            wait_for(lambda: len(workers()) == 2 and first not in workers())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0 and time.monotonic() - start < 20
+        finally:
+            process.kill()
+    assert '"a worker died"' in log.read_text()
 
 
 # The command.

@@ -72,9 +72,8 @@ def describe_classes(
     """
     known = len(result.names)
     counts, sums = np.zeros(known, np.int64), np.zeros(known)
-    for top in range(
-        0, len(result.labels), step := max(2**20 // result.labels.shape[1], 1)
-    ):  # bincount copies to int64
+    step = max(2**20 // result.labels.shape[1], 1)  # rows at a time: bincount copies to int64
+    for top in range(0, len(result.labels), step):
         labels = result.labels[top : top + step].ravel()
         counts += np.bincount(labels, minlength=known)
         if confidence is not None:
