@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from cgrseg.web import launch, make_page
 from cgrseg.web.choices import Choices
-from cgrseg.web.parts import sample_photo
+from cgrseg.web.tabs import sample_photo
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
