@@ -1,5 +1,12 @@
-// An image that is pasted (Ctrl+V) or dropped anywhere on the page goes into the photo input of the open tab.
+// An image that is pasted (Ctrl+V) or dropped anywhere on the page goes into the photo input of the open tab. Images for
+// which Gradio has no setting get an alternative text.
 () => {
+  const nameImages = () => {
+    for (const image of document.querySelectorAll("img:not([alt]), img[alt='']"))
+      image.alt = image.closest("#examples") ? "Example photo" : "Photo with its labels";
+  };
+  new MutationObserver(nameImages).observe(document.body, { childList: true, subtree: true });
+  nameImages();
   const input = () => {
     const inputs = [...document.querySelectorAll(".cgr-photo input[type=file]")];
     return inputs.find((each) => each.closest(".cgr-photo").checkVisibility());
