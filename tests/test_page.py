@@ -17,6 +17,7 @@ import time
 import tracemalloc
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_wrong_files_show_a_message_that_says_what_to_do(page: Any, tmp_path: Pa
     page.wait_for_selector(".toast-body:has-text('Invalid file type: notes.txt')")
     (tmp_path / "notes.png").write_text("no photo")
     page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.png"))
-    page.wait_for_selector(".toast-body:has-text('notes.png is no photo that can be read: convert it')")
+    page.wait_for_selector(".toast-body:has-text('notes.png is not an image that can be read: convert it')")
     assert str(tmp_path.parent) not in page.inner_text(".toast-body")
 
 
@@ -347,7 +348,8 @@ def test_two_weights_stand_beside_each_other(page: Any) -> None:
 
 def test_a_comparison_counts_agreement_by_name() -> None:
     model = build("cgrseg_n", num_classes=2)
-    model.labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
+    labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
+    model.description = replace(model.description, labels=labels)
     photo = np.zeros((64, 64, 3), np.uint8)
     left = Segmenter(model)(photo)
     right = Segmenter(model)(photo)
@@ -412,11 +414,7 @@ def test_two_files_of_one_name_are_refused(other: Path, tmp_path: Path) -> None:
 def test_a_large_comparison_needs_little_memory() -> None:
     space = LabelSpace.numbered(150)
     labels = np.zeros((2000, 2000), np.uint8)
-    size = (32, 32)
-    left, right = (
-        Segmentation(labels=each, label_space=space, photo=labels, logits=None, input_size=size, valid=size)
-        for each in (labels, labels + 1)
-    )
+    left, right = (Segmentation(labels=each, label_space=space, photo=labels) for each in (labels, labels + 1))
     tracemalloc.start()
     assert agreement(left, right) == 0 and agreement(left, left) == 1
     _, peak = tracemalloc.get_traced_memory()
@@ -427,7 +425,7 @@ def test_a_large_comparison_needs_little_memory() -> None:
 def test_only_formats_of_the_server_are_opened(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     Image.new("RGB", (8, 8)).save(path, "EPS")
-    with pytest.raises(ValueError, match="is no photo"):
+    with pytest.raises(ValueError, match="is not an image"):
         read_upload({"path": str(path)})
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):

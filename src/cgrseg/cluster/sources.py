@@ -15,7 +15,7 @@ import ray
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 from ray.data import Dataset
 
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import write_file
 from cgrseg.inference.sources import PHOTO_SUFFIXES, find_sources, output_names
 
 ROWS = 256  # photos per block of paths, which is repeated as a whole when a worker dies
@@ -170,8 +170,7 @@ class Storage:
         """Write a file atomically, replacing an existing one; missing folders are created."""
         path = self._path(name)
         if self.is_local:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
+            write_file(path, content)
             return
         self.files.create_dir(os.path.dirname(path), recursive=True)
         with self.files.open_output_stream(path, compression=None) as stream:  # appears when it is complete

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from cgrseg._process import keep_memory
 from cgrseg.images import render
 from cgrseg.images.photos import read_photo_bytes
 from cgrseg.inference.pipeline import FAILURES
+from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.segmenter import Prepared, Segmenter, batches
+from cgrseg.inference.segmenter import Segmenter, batches
 from cgrseg.inference.sources import PHOTO_OUTPUTS
 from cgrseg.server.responses import encode_result
 
@@ -74,7 +74,6 @@ class BlockLabeler:
         done: np.ndarray[Any, np.dtype[np.uint64]],
     ) -> None:
         self.out, self.kinds, self.batch, self.done = Storage(out), kinds, batch, done
-        keep_memory()
         content = weights if isinstance(weights, bytes) else ray.get(weights)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "weights.safetensors")

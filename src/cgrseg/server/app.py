@@ -20,7 +20,6 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from cgrseg._process import keep_memory
 from cgrseg.inference.segmenter import Segmenter
 
 from .observability import LOGGER, log_to_stderr
@@ -100,7 +99,6 @@ def _run(
 ) -> None:
     """In the process that serves."""
     log_to_stderr()
-    keep_memory()
     torch.set_num_threads(max(torch.get_num_threads() // config.workers, 1))
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again after it has stopped
         signal.signal(number, lambda *_: None)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from cgrseg.images.photos import read_photo_bytes
-from cgrseg.inference.pipeline import photos_abreast
+from cgrseg.inference.pipeline import parallel_images
+from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.segmenter import Prepared, Segmenter
+from cgrseg.inference.segmenter import Segmenter
 from cgrseg.preprocessing import Preprocessing, Size
 
 from .containers import FORMATS
@@ -50,11 +51,6 @@ class PendingPhoto:
     padded: Size
     encode: Callable[[Segmentation], EncodedResult]
     result: asyncio.Future[EncodedResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def prepare(self) -> Prepared:
-        photo = read_photo_bytes(self.data, NAME, formats=FORMATS)
-        image, valid = self.preprocessing.prepare(photo)
-        return Prepared(photo=photo, image=image, valid=valid)
 
     def finish(self, outcome: EncodedResult | BaseException) -> None:
         if self.result.done():  # the client no longer waits
@@ -117,7 +113,7 @@ class Batcher:
         self.segmenter, self.limits = segmenter, limits
         self.seconds = 0.1  # per photo, averaged over the last few batches
         self._note_batch = note_batch
-        self._threads, self._parallel = torch.get_num_threads(), photos_abreast(segmenter)
+        self._threads, self._parallel = torch.get_num_threads(), parallel_images(segmenter)
         self._headers = Pool(HEADER_THREADS, "headers")
         self._photos = Pool(min(max(os.cpu_count() or 1, 2), 16), "photos")
         self._network = Pool(self._parallel, "network")
@@ -245,12 +241,17 @@ class Batcher:
 
     async def _prepare(self, photo: PendingPhoto) -> Prepared | None:
         try:
-            return None if photo.result.done() else await self._photos.run(photo.prepare)
+            return None if photo.result.done() else await self._photos.run(self._read, photo)
         except (ValueError, OSError) as error:
             photo.finish(RefusedError(422, str(error)))
         except Exception as error:  # a bug of ours or Pillow's does not affect the other photos of the batch
             photo.finish(error)
         return None
+
+    def _read(self, photo: PendingPhoto) -> Prepared:
+        """On a thread of the photos' pool."""
+        pixels = read_photo_bytes(photo.data, NAME, formats=FORMATS)
+        return self.segmenter.prepare(pixels, photo.preprocessing)
 
     async def _run(self, items: list[Prepared]) -> list[Segmentation | RefusedError]:
         """One pass; if memory runs out, one photo at a time."""
@@ -283,8 +284,7 @@ def affordable_pixels(segmenter: Segmenter, seconds: float) -> int:
     Photos with sides up to 2:1 at the size that the weights ask for are always within the result.
     """
     side = TIMED_SIDE
-    photo = np.zeros((side, side, 3), np.uint8)
-    item = Prepared(photo=photo, image=torch.zeros(3, side, side), valid=(side, side))
+    item = Prepared(np.zeros((side, side, 3), np.uint8), torch.zeros(3, side, side), (side, side))
     try:
         segmenter.run([item])  # the first pass is slower
         start = time.perf_counter()

@@ -70,14 +70,10 @@ def describe_classes(
         confidence: [H, W]; adds the mean of each class.
         runs: add run lengths.
     """
-    known = len(result.names)
-    counts, sums = np.zeros(known, np.int64), np.zeros(known)
-    step = max(2**20 // result.labels.shape[1], 1)  # rows at a time: bincount copies to int64
-    for top in range(0, len(result.labels), step):
-        labels = result.labels[top : top + step].ravel()
-        counts += np.bincount(labels, minlength=known)
-        if confidence is not None:
-            sums += np.bincount(labels, confidence[top : top + step].ravel(), known)
+    counts, sums = result.counts(), np.zeros(len(result.names))
+    if confidence is not None:
+        for labels, values in zip(result.labels, confidence, strict=True):  # row by row: bincount copies to int64
+            sums += np.bincount(labels, values, len(sums))
     lengths = run_lengths(result.labels) if runs else {}
     classes = []
     for label in map(int, np.argsort(-counts, kind="stable")):

@@ -176,7 +176,7 @@ async def model(request: Request) -> dict[str, Any]:
     classes = zip(labels.names, labels.colors, strict=True)
     return {
         "name": state.name,
-        "architecture": segmenter.model.spec.name,
+        "architecture": segmenter.description.spec.name,
         "classes": [{"id": i, "name": name, "color": color} for i, (name, color) in enumerate(classes)],
         "ignore_index": labels.ignore_index,
         "sizes": {side: getattr(preprocessing, side) for side in ("short_side", "long_side", "pad_multiple")},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition, Lock
 from time import perf_counter
@@ -10,10 +12,47 @@ from typing import Any
 
 import numpy as np
 
+from cgrseg.inference.network import SUFFIXES, Runtime, installed
+from cgrseg.inference.predictor import Predictor, Prepared
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.runtimes import SUFFIXES, Runtime, installed
 from cgrseg.inference.segmenter import Segmenter
+from cgrseg.preprocessing import Pixels
 from cgrseg.weights.load import find_weights
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPhoto:
+    """A result and how it was made.
+
+    Args:
+        result, prepared: of the photo.
+        weights, runtime: their names.
+        seconds: that it took.
+    """
+
+    result: Segmentation
+    prepared: Prepared
+    weights: str
+    runtime: str
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """The values for a JSON file."""
+        height, width = self.prepared.size
+        return {
+            "width": width,
+            "height": height,
+            "weights": self.weights,
+            "runtime": self.runtime,
+            "network_input": [self.prepared.valid[1], self.prepared.valid[0]],
+            "seconds": round(self.seconds, 3),
+        }
+
+    def note(self) -> str:
+        """One line for the page."""
+        facts = self.facts()
+        inside = "{} x {}".format(*facts["network_input"])
+        return f"{facts['width']} x {facts['height']} pixels, network input {inside}, {self.seconds:.2f} s"
 
 
 class Choices:
@@ -38,13 +77,12 @@ class Choices:
                 raise FileNotFoundError(f"{name} does not exist: check the path")
         self.names = list(self._weights)
         exported = any(map(_is_folder, self._weights.values()))
-        self.runtimes: list[Runtime] = ["auto", *(name for name in SUFFIXES if exported and installed(name))]
+        self.runtimes = ["auto", *(name for name in SUFFIXES if exported and installed(name))]
         self._device, self._short_side = device, short_side
-        self._loaded: dict[tuple[str, str, int], Segmenter] = {}
-        self._models: dict[str, Any] = {}
+        self._loaded: dict[tuple[str, str], Segmenter] = {}
         self._lock = Lock()
         self._photos, self._photo_done = 0, Condition()
-        self.segmenter(self.names[0], 0, "auto")(np.zeros((64, 64, 3), np.uint8))  # the first pass is slow
+        self.label(np.zeros((64, 64, 3), np.uint8), self.names[0], 0, "auto")  # the first pass is slow
 
     def segmenter(self, name: str, short_side: float, runtime: Runtime) -> Segmenter:
         """The segmenter of a name.
@@ -61,26 +99,24 @@ class Choices:
             raise ValueError(f"no weights are called {name!r}: choose from {', '.join(self.names)}")
         if runtime not in self.runtimes:
             raise ValueError(f"runtime {runtime!r} is not available: choose from {', '.join(self.runtimes)}")
-        side = int(short_side) or self._short_side
-        if side is not None and side != 0 and not 32 <= side <= 4096:
+        side = int(short_side)
+        if side != 0 and not 32 <= side <= 4096:
             raise ValueError(f"short side is {side}: choose from 32 to 4096")
-        key = name, runtime, -1 if side is None else side
         with self._lock:
-            if key not in self._loaded:
-                if not _is_folder(self._weights[name]) and runtime == "auto":
-                    if name not in self._models:
-                        self._models[name] = Segmenter(self._weights[name], device=self._device).model
-                    self._loaded[key] = Segmenter(self._models[name], short_side=side)
-                else:
-                    self._loaded[key] = Segmenter(
-                        self._weights[name], runtime=runtime, device=self._device, short_side=side
-                    )
-            return self._loaded[key]
+            if (name, runtime) not in self._loaded:
+                self._loaded[name, runtime] = Segmenter(
+                    self._weights[name], runtime, self._device, short_side=self._short_side
+                )
+            segmenter = self._loaded[name, runtime]
+        if side == 0:
+            return segmenter
+        segmenter = copy(segmenter)  # the same network
+        preprocessing = replace(segmenter.preprocessing, short_side=side)
+        segmenter.predictor = Predictor(segmenter.predictor.network, preprocessing=preprocessing)
+        return segmenter
 
-    def label(
-        self, photo: np.ndarray[Any, np.dtype[np.uint8]], name: str, short_side: float, runtime: Runtime
-    ) -> tuple[Segmentation, str, dict[str, Any]]:
-        """Label a photo: the result, a line about it, and the same values for a JSON file.
+    def label(self, photo: Pixels, name: str, short_side: float, runtime: Runtime) -> LabelledPhoto:
+        """Label a photo.
 
         Raises:
             ValueError, OSError, MemoryError: the photo or the choice is at fault.
@@ -90,21 +126,13 @@ class Choices:
             self._photos += 1
         try:
             start = perf_counter()
-            result = segmenter(photo)
-            seconds = perf_counter() - start
+            prepared = segmenter.prepare(photo)
+            (result,) = segmenter.run([prepared])
+            return LabelledPhoto(result, prepared, name, segmenter.runtime, perf_counter() - start)
         finally:
             with self._photo_done:
                 self._photos -= 1
                 self._photo_done.notify_all()
-        height, width = result.labels.shape
-        note = f"{width} x {height} pixels, network input {result.valid[1]} x {result.valid[0]}, {seconds:.2f} s"
-        facts = {
-            "weights": name,
-            "runtime": segmenter.runtime,
-            "network_input": [result.valid[1], result.valid[0]],
-            "seconds": round(seconds, 3),
-        }
-        return result, note, facts
 
     def wait_for_photos(self, seconds: float) -> None:
         """Wait until no photo is being labelled: photos have priority over the frames of a video."""

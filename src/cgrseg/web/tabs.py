@@ -16,10 +16,10 @@ import matplotlib
 import numpy as np
 
 from cgrseg.images.photos import read_photo_bytes
+from cgrseg.inference.network import Runtime
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.runtimes import Runtime
 from cgrseg.inference.sources import VIDEO_SUFFIXES
-from cgrseg.inference.video import label_video
+from cgrseg.inference.video import segment_video
 from cgrseg.server.containers import FORMATS, ContainerError, clean_image
 
 from .choices import Choices
@@ -56,11 +56,11 @@ def photo_tab(choices: Choices) -> None:
             yield None, None, disabled, disabled, disabled
             return
         with _errors_shown():
-            result, note, facts = choices.label(read_upload(upload), name, side, runtime)
-            yield payload(result, note), None, disabled, disabled, disabled
-            result.release()
-            files = save_files(result, new_folder() / Path(_name(upload)).stem, facts)
-        yield gr.skip(), result, gr.skip(), *[gr.update(value=str(file), interactive=True) for file in files]
+            found = choices.label(read_upload(upload), name, side, runtime)
+            yield payload(found.result, found.note(), prepared=found.prepared), None, disabled, disabled, disabled
+            found.result.release()
+            files = save_files(found.result, new_folder() / Path(_name(upload)).stem, found.facts())
+        yield gr.skip(), found.result, gr.skip(), *[gr.update(value=str(file), interactive=True) for file in files]
 
     def draw_overlay(result: Segmentation | None, upload: Upload | None, alpha: float) -> Any:
         if result is None or upload is None:
@@ -102,9 +102,8 @@ def camera_tab(choices: Choices) -> None:
         if frame is None:
             return None
         with _errors_shown():
-            result, note, _ = choices.label(read_upload(frame), name, side, runtime)
-            result.release()
-            return payload(result, note)
+            found = choices.label(read_upload(frame), name, side, runtime)
+            return payload(found.result, found.note())
 
     camera.stream(  # frames that arrive while one is being labelled are dropped (trigger_mode "once")
         label,
@@ -149,10 +148,10 @@ def video_tab(choices: Choices) -> None:
             folder = new_folder()
             outputs = {"overlay": folder / f"{Path(_name(upload)).stem}.overlay.mp4", "legend": folder / "legend.jpg"}
             frames, done = _frames(path), 0
-            for count in label_video(segmenter, path, outputs):
+            for count in segment_video(segmenter, path, outputs):
                 done += count
                 progress((done, max(frames, done)), desc="labelling", unit="frames")
-                yield gr.skip(), gr.skip()  # Stop ends it here, and label_video removes its files
+                yield gr.skip(), gr.skip()  # Stop ends it here, and segment_video removes its files
                 choices.wait_for_photos(VIDEO_WAIT)
         yield str(outputs["overlay"]), str(outputs["legend"])
 
@@ -193,7 +192,7 @@ def compare_tab(choices: Choices) -> None:
         with _errors_shown():
             pixels = read_upload(upload)
             for name in (one, other):
-                result = choices.label(pixels, name, side, "auto")[0]
+                result = choices.label(pixels, name, side, "auto").result
                 result.release()
                 results.append(result)
                 pictures.append(result.overlay(legend=False).resize(display_size(result)))
@@ -296,5 +295,5 @@ def _frames(path: Path) -> int:
 
         with av.open(str(path)) as container:
             return int(container.streams.video[0].frames) if container.streams.video else 0
-    except (ImportError, OSError, ValueError):  # label_video reports the error
+    except (ImportError, OSError, ValueError):  # segment_video reports the error
         return 0

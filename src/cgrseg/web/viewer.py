@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from cgrseg.images.render import confidence_picture
 from cgrseg.inference.labelmap import confidence
+from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.result import Segmentation
 from cgrseg.server.responses import describe_classes
 
@@ -30,12 +30,13 @@ def source(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
-def payload(segmentation: Segmentation, note: str) -> dict[str, Any]:
+def payload(segmentation: Segmentation, note: str, *, prepared: Prepared | None = None) -> dict[str, Any]:
     """The value of the viewer, ready for JSON.
 
     Args:
-        segmentation: the result to show; without confidence if its logits were released.
+        segmentation: the result to show.
         note: the line below the legend.
+        prepared: the image that it was made of, for the confidence.
 
     Returns:
         "photo" (JPEG), "mask" (PNG, grey = class id up to 256 classes, for more red + 256 * green) and
@@ -45,10 +46,10 @@ def payload(segmentation: Segmentation, note: str) -> dict[str, Any]:
     photo = Image.fromarray(segmentation.photo).resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
     ids = Image.fromarray(segmentation.labels).resize(size, Image.Resampling.NEAREST)
     sure = None
-    if segmentation.logits is not None:
-        shape = {"input_size": segmentation.input_size, "valid": segmentation.valid}
-        with torch.inference_mode():
-            values = confidence(segmentation.logits, (size[1], size[0]), **shape)
+    if prepared is not None and segmentation.prediction is not None and segmentation.prediction.logits is not None:
+        input_size = prepared.image.shape[1], prepared.image.shape[2]
+        shown = (size[1], size[0])  # at this size only: at the photo's own it takes seconds with many classes
+        values = confidence(segmentation.prediction.logits, shown, input_size=input_size, valid=prepared.valid)
         sure = _data_url(confidence_picture(values[0].cpu().numpy()), "jpeg", quality=90)
     return {
         "photo": _data_url(photo, "jpeg", quality=88),
@@ -82,8 +83,7 @@ def save_files(result: Segmentation, stem: Path, facts: dict[str, Any]) -> tuple
     """Save mask and JSON with names that begin with `stem`; the facts are part of the JSON."""
     mask, table = stem.with_name(f"{stem.name}.mask.png"), stem.with_name(f"{stem.name}.json")
     result.save(mask)
-    height, width = result.labels.shape
-    content = {"width": width, "height": height, **facts, "classes": describe_classes(result)}
+    content = {**facts, "classes": describe_classes(result)}
     table.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     return mask, table
 
