@@ -1,8 +1,8 @@
 """Throughput of the server against a loop over `Segmenter`: `python benchmarks/serve.py --weights FILE --requests 200`.
 
-In each round the same photos are labelled by a loop over `Segmenter` and then, at a concurrency of 16, by `cgrseg serve`
-on loopback, so that other load on the machine slows both. Size and pattern of each photo follow from its number; every
-response is compared with the loop's mask of that number.
+In each round the same photos are labelled by a loop over `Segmenter` and then, at a concurrency of 16, by `cgrseg
+serve` on loopback, so that other load on the machine slows both. Size and pattern of each photo follow from its number;
+every response is compared with the mask that the loop made.
 """
 
 from __future__ import annotations
