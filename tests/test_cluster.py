@@ -93,7 +93,7 @@ def test_predict_on_ray_writes_the_masks_of_predict_and_resumes(
     assert main(["predict", *common, "--out", str(tmp_path / "here")]) == 1
     on_ray = [*common, "--out", str(tmp_path / "there"), "--engine", "ray", "--workers", "1"]
     assert main(["predict", *on_ray]) == 1
-    assert "broken.png is damaged or cut short" in capsys.readouterr().err
+    assert "broken.png is damaged or incomplete" in capsys.readouterr().err
     expected = contents(tmp_path / "here")
     assert len(expected) == 8 and contents(tmp_path / "there") == expected
     errors = {row["name"]: row["error"] for row in manifest(tmp_path / "there")}
