@@ -1,4 +1,4 @@
-"""`cgrseg predict --engine ray`: the same masks, whatever the source; nothing lost when a worker is killed."""
+"""`cgrseg predict --engine ray`: the same masks from all sources; nothing is lost when a worker is killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
 from cgrseg.weights import artifact
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]  # Ray's own warnings are not ours to mend
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]  # warnings of Ray itself
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a visitor does, and what the visitor is told."""
+"""The page in a real browser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from cgrseg.web.choices import Choices  # noqa: E402
 from cgrseg.web.tabs import read_upload  # noqa: E402
 from cgrseg.web.viewer import agreement, comparison, payload, source  # noqa: E402
 
-# Gradio and what it stands on call parts of each other old, and leave files for the garbage collector to close.
+# Gradio and its dependencies use deprecated functions, and leave files for the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
     "ignore::PendingDeprecationWarning",
@@ -59,15 +59,15 @@ PATIENCE = 60_000  # milliseconds: a busy machine is slow
 
 
 @pytest.fixture(autouse=True)
-def forgiving() -> Iterator[None]:
-    """Collect what Gradio left open here, where it is forgiven, and not in a later test of another file."""
+def collect_garbage() -> Iterator[None]:
+    """Collect what Gradio left open here, where its warnings are ignored, not in a test of another file."""
     yield
     gc.collect()
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights with other classes: a place called <b>sky</b>, which the page must not take for markup."""
+    """Weights with other classes, one of them called <b>sky</b>, which must not become markup."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "other.safetensors"
     labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
@@ -96,7 +96,7 @@ def browser(address: str) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """The page, open; at the end: no script failed and nothing was asked of another machine."""
+    """The open page; at the end, no script has failed and no other host was contacted."""
     page = browser.new_page(viewport={"width": 1200, "height": 850})
     page.set_default_timeout(PATIENCE)
     failures: list[str] = []
@@ -293,7 +293,7 @@ def test_ctrl_v_in_a_text_field_is_left_to_text(page: Any) -> None:
 
 
 def copy(page: Any, size: tuple[int, int], text: str | None = None) -> None:
-    """Put the photo on the clipboard, resized, and the text beside it."""
+    """Put the photo on the clipboard, resized, with a text if given."""
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     file = io.BytesIO()
     with Image.open(PHOTO) as photo:

@@ -1,4 +1,4 @@
-"""The HTTP server: every output, every limit, hostile senders, and nobody's answer goes to another."""
+"""The HTTP server: outputs, limits, hostile clients, and no response for the wrong request."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from cgrseg.server.uploads import Limits
 from cgrseg.weights import artifact
 
 COLORS = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
-# Pillow warns of what it finds odd in a damaged file; the suite would turn that into errors inside the server.
+# Pillow warns about damaged files; the suite would turn these warnings into errors inside the server.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::UserWarning:TiffImagePlugin")
 
 
@@ -62,7 +62,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-BATCHES = 3  # at work at once where torch has one thread: one read, one in the network, one encoded
+BATCHES = 3  # in progress if torch has one thread: one decoded, one in the network, one encoded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +79,7 @@ def segmenter(weights: Path) -> Segmenter:
 
 
 class Client:
-    """A running server of this process: its port, and a way to ask it."""
+    """Requests to a server at a port of this machine."""
 
     def __init__(self, port: int, uvicorn_server: uvicorn.Server) -> None:
         self.port, self.uvicorn = port, uvicorn_server
@@ -109,7 +109,7 @@ class Client:
             if holds():
                 return
             time.sleep(0.01)
-        raise AssertionError("waited 30 s in vain")
+        raise AssertionError("condition not met within 30 s")
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def labels_in(mask: bytes) -> np.ndarray:
 
 
 class Gated(Segmenter):
-    """Labels nothing before its gate opens."""
+    """Labels nothing before its gate is open."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, device="cpu")
@@ -175,10 +175,10 @@ class Gated(Segmenter):
         return super().run(group)
 
 
-# What comes out.
+# Results.
 
 
-def test_a_mask_is_the_segmenter_s_own_in_body_and_form(server: Client, segmenter: Segmenter) -> None:
+def test_masks_equal_those_of_the_segmenter_for_bodies_and_forms(server: Client, segmenter: Segmenter) -> None:
     photo = draw(1, (61, 43))
     expected = segmenter(photo).labels
     assert len(np.unique(expected)) > 1
@@ -191,7 +191,7 @@ def test_a_mask_is_the_segmenter_s_own_in_body_and_form(server: Client, segmente
     np.testing.assert_array_equal(labels_in(mask), expected)
 
 
-def test_a_rotated_photo_is_answered_upright(server: Client, segmenter: Segmenter) -> None:
+def test_exif_orientation_is_applied(server: Client, segmenter: Segmenter) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     photo = draw(2, (48, 32))
@@ -212,7 +212,7 @@ def test_an_overlay_is_a_jpeg_with_legend(server: Client, segmenter: Segmenter) 
     assert float(headers["x-confidence"]) == pytest.approx(result.confidence().mean(), abs=1e-3)
 
 
-def test_json_tells_shares_and_confidence(server: Client, segmenter: Segmenter) -> None:
+def test_json_has_shares_and_confidence(server: Client, segmenter: Segmenter) -> None:
     photo = draw(4)
     status, _, content = server.segment(encoded(photo), "?output=json&confidence=true")
     told, result = json.loads(content), segmenter(photo)
@@ -259,7 +259,7 @@ def test_short_side_is_the_network_s_and_the_answer_keeps_the_photo_s_size(serve
     np.testing.assert_array_equal(labels_in(mask), Segmenter(weights, device="cpu", short_side=32)(photo).labels)
 
 
-def test_the_model_says_its_names_colours_and_sizes(server: Client) -> None:
+def test_the_model_route_has_names_colours_and_sizes(server: Client) -> None:
     status, _, content = server.ask("/v1/model")
     told = json.loads(content)
     assert status == 200 and told["name"] == "tiny" and told["architecture"] == "cgrseg_n"
@@ -267,7 +267,7 @@ def test_the_model_says_its_names_colours_and_sizes(server: Client) -> None:
     assert told["sizes"]["pad_multiple"] == 32 and told["limits"]["pixels"] == 2**16
 
 
-def test_machines_find_health_readiness_counters_and_the_interface(server: Client) -> None:
+def test_health_readiness_metrics_and_the_interface_are_served(server: Client) -> None:
     assert server.ask("/health")[0] == server.ask("/ready")[0] == 200
     server.segment(encoded(draw(0)))
     text = server.ask("/metrics")[2].decode()
@@ -278,18 +278,18 @@ def test_machines_find_health_readiness_counters_and_the_interface(server: Clien
     assert "image/*" in interface["paths"]["/v1/segment"]["post"]["requestBody"]["content"]
 
 
-def test_the_page_of_the_interface_loads_nothing_from_elsewhere(server: Client) -> None:
+def test_the_page_of_the_interface_loads_nothing_from_other_hosts(server: Client) -> None:
     status, _, page = server.ask("/docs")
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page.decode())
     assert status == 200 and len(addresses) == 3 and all(address.startswith("/") for address in addresses)
     assert [server.ask(address)[0] for address in addresses] == [200] * 3
 
 
-# What is refused.
+# Refused requests.
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises so many pixels and holds a few bytes of a well packed nothing."""
+    """A PNG of this size in its header, with a few bytes of compressed zeros."""
 
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
@@ -339,9 +339,7 @@ REFUSED: dict[str, tuple[bytes, dict[str, str], str, int]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_answered_is_refused_in_one_line(
-    what: str, server: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_requests_are_refused_in_one_line(what: str, server: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     body, headers, query, expected = REFUSED[what]
     if expected == 413:
         monkeypatch.setattr(batching, "read_photo_bytes", lambda *_, **__: pytest.fail("it was decoded"))
@@ -364,7 +362,7 @@ def test_unknown_paths_and_methods_are_not_found(server: Client) -> None:
     assert server.ask("/v1/segment")[0] == 405
 
 
-def test_polyglots_are_read_as_the_picture_that_they_are_or_not_at_all(server: Client) -> None:
+def test_polyglots_are_read_as_images_or_refused(server: Client) -> None:
     for tail in (b"PK\x03\x04 zip", b"<script>alert(1)</script>", GOOD):
         status, headers, _ = server.segment(JPEG + tail)
         assert (status, headers["content-type"], headers["x-content-type-options"]) == (200, "image/png", "nosniff")
@@ -385,7 +383,7 @@ def raw(server: Client, data: bytes, *, timeout: float = 20) -> bytes:
 
 
 POST = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nConnection: close\r\n"
-ABSURD = {
+MALFORMED = {
     "one long header": POST + b"A: " + b"a" * 200_000 + b"\r\n\r\n",
     "many headers": POST + b"".join(b"A%d: b\r\n" % i for i in range(20_000)) + b"\r\n",
     "negative length": POST + b"Content-Length: -5\r\n\r\n",
@@ -399,14 +397,14 @@ ABSURD = {
 }
 
 
-@pytest.mark.parametrize("what", ABSURD)
-def test_absurd_requests_get_a_4xx_and_the_next_one_its_answer(what: str, server: Client) -> None:
-    answer = raw(server, ABSURD[what])
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_requests_get_a_4xx_and_the_next_one_a_result(what: str, server: Client) -> None:
+    answer = raw(server, MALFORMED[what])
     assert re.match(rb"HTTP/1.1 4\d\d ", answer) or answer == b"", answer[:200]
     assert server.segment(GOOD)[0] == 200
 
 
-def test_slow_senders_are_cut_off(segmenter: Segmenter) -> None:
+def test_connections_of_slow_clients_are_closed(segmenter: Segmenter) -> None:
     with running(segmenter, read_seconds=0.3) as server:
         half = POST + b"Content-Length: 1000\r\n\r\nabc"
         assert raw(server, half).startswith(b"HTTP/1.1 408 ")
@@ -416,7 +414,7 @@ def test_slow_senders_are_cut_off(segmenter: Segmenter) -> None:
         assert server.segment(GOOD)[0] == 200
 
 
-def test_a_sender_that_goes_away_leaves_nothing_behind(segmenter: Segmenter) -> None:
+def test_bodies_of_clients_that_left_are_not_held(segmenter: Segmenter) -> None:
     with running(segmenter, bytes=2**16) as server:
         for _ in range(20):  # more than may be held at once
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -424,10 +422,10 @@ def test_a_sender_that_goes_away_leaves_nothing_behind(segmenter: Segmenter) -> 
         server.until(lambda: server.segment(GOOD)[0] == 200)
 
 
-# Keys, queues and time.
+# Keys, queues and timeouts.
 
 
-def test_only_the_right_key_opens_v1(segmenter: Segmenter) -> None:
+def test_v1_requires_the_right_key(segmenter: Segmenter) -> None:
     with running(segmenter, key="geheim-ß") as server:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic geheim"}):
             status, got, _ = server.ask("/v1/segment", GOOD, {"content-type": "image/png", **headers})
@@ -439,7 +437,7 @@ def test_only_the_right_key_opens_v1(segmenter: Segmenter) -> None:
         assert server.segment(GOOD, authorization="Bearer secre")[0] == 401
 
 
-def test_a_full_queue_answers_503_with_retry_after_and_recovers(weights: Path) -> None:
+def test_a_full_queue_responds_503_with_retry_after_and_recovers(weights: Path) -> None:
     gated = Gated(weights)
     with running(gated, batch=1, queue=2) as server, ThreadPoolExecutor(8) as pool:
         places = BATCHES + 2
@@ -456,7 +454,7 @@ def test_a_full_queue_answers_503_with_retry_after_and_recovers(weights: Path) -
         assert server.segment(GOOD)[0] == server.ask("/ready")[0] == 200
 
 
-def test_who_waits_too_long_gets_504_and_frees_the_place(weights: Path) -> None:
+def test_a_photo_that_waits_too_long_gets_504_and_leaves_the_queue(weights: Path) -> None:
     gated = Gated(weights)
     with running(gated, batch=1, seconds=0.3) as server, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(server.segment, GOOD) for _ in range(6)]
@@ -506,7 +504,7 @@ def test_on_a_cpu_as_many_batches_as_threads_are_in_the_network_and_one_alone_ha
         torch.set_num_threads(1)
 
 
-def test_one_damaged_photo_does_not_hurt_those_beside_it(weights: Path) -> None:
+def test_a_damaged_photo_does_not_affect_the_others_of_its_batch(weights: Path) -> None:
     gated = Gated(weights)
     cut = REFUSED["cut PNG"][0]
     with running(gated) as server, ThreadPoolExecutor(16) as pool:
@@ -515,7 +513,7 @@ def test_one_damaged_photo_does_not_hurt_those_beside_it(weights: Path) -> None:
         assert [future.result()[0] for future in asked] == [422 if i % 3 == 0 else 200 for i in range(12)]
 
 
-def test_too_little_memory_for_a_batch_is_met_one_photo_at_a_time(weights: Path) -> None:
+def test_if_memory_runs_out_photos_are_labelled_one_by_one(weights: Path) -> None:
     class Small(Gated):
         def run(self, group: list[Prepared]) -> Any:
             if len(group) > 1 or group[0].photo.shape[0] > 90:
@@ -529,7 +527,7 @@ def test_too_little_memory_for_a_batch_is_met_one_photo_at_a_time(weights: Path)
         assert [future.result()[0] for future in asked] == [413 if i == 5 else 200 for i in range(12)]
 
 
-def test_a_fault_of_ours_is_a_500_that_tells_nothing_and_the_server_goes_on(
+def test_a_bug_is_a_500_without_details_and_the_server_continues(
     weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Faulty(Segmenter):
@@ -543,7 +541,7 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing_and_the_server_goes_on(
         assert server.ask("/ready")[0] == 200
 
 
-def test_what_was_taken_is_finished_before_the_end(weights: Path) -> None:
+def test_accepted_requests_are_finished_before_shutdown(weights: Path) -> None:
     gated = Gated(weights)
     with running(gated, batch=1) as server, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(server.segment, encoded(draw(number))) for number in range(6)]
@@ -562,11 +560,11 @@ def refuses(port: int) -> bool:
     return False
 
 
-# Hostile and many.
+# Mutated images and many requests.
 
 
 def mutated(number: int) -> bytes:
-    """A valid picture of some format with a few bytes changed, cut out, doubled or put in."""
+    """A valid image of some format with a few bytes changed, removed, repeated or inserted."""
     chance = random.Random(number)
     kind = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")[number % 6]
     data = bytearray(encoded(draw(number % 12), kind))
@@ -589,7 +587,7 @@ def mutated(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_mutated_pictures_get_an_answer_or_a_4xx(server: Client, count: int) -> None:
+def test_mutated_images_get_a_result_or_a_4xx(server: Client, count: int) -> None:
     with ThreadPoolExecutor(8) as pool:
         statuses = Counter(answer[0] for answer in pool.map(lambda i: server.segment(mutated(i)), range(count)))
     assert set(statuses) <= {200, 400, 413, 415, 422}, statuses
@@ -599,21 +597,21 @@ def test_mutated_pictures_get_an_answer_or_a_4xx(server: Client, count: int) -> 
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.long)])
-def test_no_answer_is_lost_or_another_picture_s(server: Client, segmenter: Segmenter, count: int) -> None:
+def test_no_result_is_lost_or_of_another_photo(server: Client, segmenter: Segmenter, count: int) -> None:
     sizes = [(32, 32), (30, 24), (64, 32)]
     photos = [draw(number, sizes[number % 3]) for number in range(count)]
     expected = [result.labels for result in segmenter(photos, batch=16)]
-    assert len({labels.tobytes() for labels in expected}) > 0.9 * count  # so that a mix-up would show
+    assert len({labels.tobytes() for labels in expected}) > 0.9 * count  # otherwise a mix-up would not show
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(server.segment, map(encoded, photos)))
     assert [answer[0] for answer in answers] == [200] * count
     for number, answer in enumerate(answers):
         labels = labels_in(answer[2])
-        # In a batch the network rounds otherwise: a few pixels may change sides.
+        # In a batch the network rounds differently: a few pixels may change.
         assert labels.shape == expected[number].shape and (labels == expected[number]).mean() > 0.98, number
 
 
-# Files that cost more than they weigh, and clients that take more than their share.
+# Files that are expensive to read, and clients that take more than their share.
 
 
 def segment_of(marker: int, content: bytes) -> bytes:
@@ -847,9 +845,7 @@ def test_a_worker_that_was_stopped_and_killed_is_replaced_at_once(tmp_path: Path
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_sigterm_ends_the_command_in_peace_and_the_log_holds_no_content(
-    weights: Path, tmp_path: Path, workers: int
-) -> None:
+def test_sigterm_finishes_requests_and_the_log_has_no_content(weights: Path, tmp_path: Path, workers: int) -> None:
     key = tmp_path / "key"
     key.write_text("open sesame\n")
     log = tmp_path / "log"
@@ -894,9 +890,7 @@ def test_sigterm_ends_the_command_in_peace_and_the_log_holds_no_content(
         (["--weights", "w", "--key-file", "nowhere.key"], "nowhere.key"),
     ],
 )
-def test_what_is_wrong_with_the_command_is_said_in_one_line(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_options_are_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *arguments]) == 2
     text = capsys.readouterr().err
     assert complaint in text and text.count("\n") == 1
