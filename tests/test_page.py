@@ -587,3 +587,16 @@ def test_a_photo_can_be_dropped_on_the_result(page: Any) -> None:
         base64.b64encode(file.getvalue()).decode(),
     )
     page.wait_for_selector("#photo-viewer .cgr-note:has-text('128 x 150 pixels')")
+
+
+def test_after_a_damaged_photo_nothing_of_the_last_one_can_be_downloaded(page: Any, tmp_path: Path) -> None:
+    upload(page, PHOTO)
+    page.wait_for_selector("#download-overlay:not([disabled])")
+    (tmp_path / "notes.png").write_text("no photo")
+    page.click("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']")
+    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.png"))
+    page.wait_for_selector(".toast-body:has-text('notes.png')")
+    page.locator("#opacity input[type=range]").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(1000)
+    assert all(page.is_disabled(f"#download-{what}") for what in ("overlay", "mask", "JSON"))

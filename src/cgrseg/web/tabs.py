@@ -49,15 +49,16 @@ def photo_tab(choices: Choices) -> None:
                 ]
 
     disabled = gr.update(value=None, interactive=False)
+    outdated = (None, disabled, disabled, disabled)  # the result and its files
 
     def label(upload: Upload | None, name: str, side: float, runtime: Runtime) -> Iterator[tuple[Any, ...]]:
         """First the labels for the viewer, then the files to download, apart from the overlay."""
         if upload is None:
-            yield None, None, disabled, disabled, disabled
+            yield None, *outdated
             return
         with _errors_shown():
             found = choices.label(read_upload(upload), name, side, runtime)
-            yield payload(found.result, found.note(), prepared=found.prepared), None, disabled, disabled, disabled
+            yield payload(found.result, found.note(), prepared=found.prepared), *outdated
             found.result.release()
             files = save_files(found.result, new_folder() / Path(_name(upload)).stem, found.facts())
         yield gr.skip(), found.result, gr.skip(), *[gr.update(value=str(file), interactive=True) for file in files]
@@ -71,7 +72,7 @@ def photo_tab(choices: Choices) -> None:
 
     # Sliders: .release does not fire for keys.
     changes = [photo.change, weights.change, side.change, runtime.change]
-    gr.on(changes, lambda: [disabled] * 3, None, buttons, queue=False, show_progress="hidden")
+    gr.on(changes, lambda: outdated, None, [kept, *buttons], queue=False, show_progress="hidden")
     labelled = gr.on(
         changes,
         label,
@@ -83,7 +84,7 @@ def photo_tab(choices: Choices) -> None:
         preprocess=False,
     )
     drawn: dict[str, Any] = {"show_progress": "hidden", "preprocess": False}
-    labelled.then(draw_overlay, [kept, photo, opacity], [buttons[0]], **drawn)
+    labelled.success(draw_overlay, [kept, photo, opacity], [buttons[0]], **drawn)
     opacity.input(None, [opacity], None, js=SEND_OPACITY)
     opacity.change(draw_overlay, [kept, photo, opacity], [buttons[0]], trigger_mode="always_last", **drawn)
 
