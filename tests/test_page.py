@@ -105,6 +105,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     page.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url[:8] else ""))
     page.goto(address)
     page.wait_for_selector("#photo input[type=file]", state="attached")
+    page.wait_for_selector("img[alt='Example photo']", state="attached")  # page.js has run
     yield page
     page.close()
     assert failures == []
