@@ -1,9 +1,9 @@
-"""How long the page takes from a dropped photo to its labels on the screen, in a real browser, and its picture.
+"""Time from a dropped photo to its labels on the screen, in a real browser; optionally a screenshot.
 
     python benchmarks/page.py --rounds 9 --picture docs/pictures/page.jpg
 
-Needs the extra app, Playwright and a Chromium in /usr/bin. The photo is matplotlib's sample, cut to 512 x 512, and
-the network sees it at 512 x 512, too. Printed are the median and the middle half, after two photos to warm up.
+Needs the extra app, Playwright and a Chromium in /usr/bin. The photo is the sample of matplotlib, cropped to 512 x 512,
+also the size of the input of the network. Prints the median and the middle half, after two photos to warm up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from cgrseg.web import launch, make_page
 from cgrseg.web.choices import Choices
-from cgrseg.web.parts import sample_photo
+from cgrseg.web.tabs import sample_photo
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="cgrseg_t-ccp12")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--picture", type=Path, help="where to save what the page looks like (.jpg)")
+    parser.add_argument("--picture", type=Path, help="where to save a screenshot (.jpg)")
     options = parser.parse_args()
 
     page = make_page(Choices([options.weights], device="cpu", short_side=512))
@@ -44,7 +44,7 @@ def main() -> None:
         for turn in range(options.rounds + 2):
             with Image.open(sample_photo()) as photo:
                 path = Path(folder, f"{turn}.png")
-                photo.crop((0, turn, 512, 512 + turn)).save(path)  # never the same photo twice
+                photo.crop((0, turn, 512, 512 + turn)).save(path)  # a new photo each time
             before = tab.evaluate(LABELLED)
             start = time.perf_counter()
             tab.set_input_files("#photo input[type=file]", str(path))

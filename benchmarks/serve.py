@@ -1,8 +1,8 @@
-"""What the server costs over a bare Segmenter: `python benchmarks/serve.py --weights FILE --requests 200`.
+"""Throughput of the server against a loop over `Segmenter`: `python benchmarks/serve.py --weights FILE --requests 200`.
 
-The same photo files go first through a loop over `Segmenter`, then at a concurrency of 16 through `cgrseg serve`
-on loopback, round by round, so that a busy machine slows both. Each photo carries its number as its size and its
-pattern; every answer is compared with the loop's own mask of that number.
+In each round the same photos are labelled by a loop over `Segmenter` and then, at a concurrency of 16, by `cgrseg
+serve` on loopback, so that other load on the machine slows both. Size and pattern of each photo follow from its number;
+every response is compared with the mask that the loop made.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from PIL import Image
 from cgrseg.inference.segmenter import Segmenter
 
 CONCURRENCY = 16
-SAME = 0.98  # share of equal pixels: in a batch the network rounds otherwise
+SAME = 0.98  # share of equal pixels: in a batch the network rounds differently
 
 
 def numbered(number: int, height: int, width: int) -> bytes:
-    """A JPEG of blocks whose colours and size are its number's."""
+    """A JPEG of blocks whose colours and size follow from its number."""
     chance = np.random.default_rng(number)
     blocks = chance.integers(0, 256, (-(-height // 32), -(-width // 32), 3), dtype=np.uint8)
     photo = blocks.repeat(32, 0).repeat(32, 1)[: height - number % 5, : width - number % 7]
@@ -42,7 +42,7 @@ def numbered(number: int, height: int, width: int) -> bytes:
 
 
 def ask(port: int, body: bytes) -> tuple[float, int, bytes]:
-    """Seconds, status and content; status 0 where the connection broke."""
+    """Seconds, status and content; status 0 if the connection failed."""
     start = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
@@ -56,7 +56,7 @@ def ask(port: int, body: bytes) -> tuple[float, int, bytes]:
 
 
 def started(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """The server's process and port, once it answers."""
+    """The server's process and port, once it responds."""
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr)
     while True:
@@ -72,7 +72,7 @@ def started(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="cgrseg_t-ccp12")
-    parser.add_argument("--requests", type=int, default=200, help="in each of the rounds")
+    parser.add_argument("--requests", type=int, default=200, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", default="512x512", help="HEIGHTxWIDTH of the photos")
     parser.add_argument("--short-side", type=int, default=0)
@@ -83,7 +83,7 @@ def main() -> None:
     segmenter = Segmenter(options.weights, device=options.device, short_side=options.short_side)
     flags = ["--device", options.device, "--short-side", str(options.short_side), "--batch", str(options.batch)]
     command = [sys.executable, "-m", "cgrseg", "serve", "--weights", options.weights, "--port", "0", *flags]
-    ratios, seconds, lost, crossed = [], [], 0, 0
+    ratios, seconds, lost, wrong = [], [], 0, 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(CONCURRENCY) as pool:
         process, port = started(command, Path(folder) / "log")
         try:
@@ -108,7 +108,7 @@ def main() -> None:
                         continue
                     with Image.open(io.BytesIO(content)) as picture:
                         mask = np.asarray(picture)
-                    crossed += mask.shape != labels.shape or (mask == labels).mean() < SAME
+                    wrong += mask.shape != labels.shape or (mask == labels).mean() < SAME
                 rates = f"loop {options.requests / loop:.2f}/s, served {options.requests / served:.2f}/s"
                 print(f"round {turn + 1}: {rates}, ratio {ratios[-1]:.2f}", flush=True)
         finally:
@@ -125,7 +125,7 @@ def main() -> None:
         "p50": round(p50, 3),
         "p99": round(p99, 3),
         "lost": lost,
-        "crossed": int(crossed),
+        "wrong": int(wrong),
     }
     print(json.dumps(summary))
 

@@ -1,4 +1,4 @@
-"""`cgrseg predict --engine ray`: the same masks, whatever the source; nothing lost when a worker is killed."""
+"""`cgrseg predict --engine ray`: the same masks from all sources; nothing is lost when a worker is killed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from PIL import Image
 from cgrseg.cli.main import main
 from cgrseg.cluster import label_on_cluster
 from cgrseg.cluster.sources import Storage, members, photo_table, read_rows
-from cgrseg.cluster.worker import Labeller
+from cgrseg.cluster.worker import BlockLabeler
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
 from cgrseg.weights import artifact
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]  # Ray's own warnings are not ours to mend
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]  # warnings of Ray itself
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def table(out: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["name"])
 
 
-def make_labeller(weights: Path, out: Path, **options: Any) -> Labeller:
+def make_labeller(weights: Path, out: Path, **options: Any) -> BlockLabeler:
     settings = {"kinds": ("parquet",), "batch": 2, "short_side": None, "device": "cpu", "done": np.array([], np.uint64)}
-    return Labeller(weights=weights.read_bytes(), out=str(out), **{**settings, **options})
+    return BlockLabeler(weights=weights.read_bytes(), out=str(out), **{**settings, **options})
 
 
 def test_predict_on_ray_writes_the_masks_of_predict_and_resumes(
@@ -93,7 +93,7 @@ def test_predict_on_ray_writes_the_masks_of_predict_and_resumes(
     assert main(["predict", *common, "--out", str(tmp_path / "here")]) == 1
     on_ray = [*common, "--out", str(tmp_path / "there"), "--engine", "ray", "--workers", "1"]
     assert main(["predict", *on_ray]) == 1
-    assert "broken.png is damaged or cut short" in capsys.readouterr().err
+    assert "broken.png is damaged or incomplete" in capsys.readouterr().err
     expected = contents(tmp_path / "here")
     assert len(expected) == 8 and contents(tmp_path / "there") == expected
     errors = {row["name"]: row["error"] for row in manifest(tmp_path / "there")}
@@ -142,17 +142,28 @@ def test_a_killed_worker_loses_nothing_row_by_row(tmp_path: Path, weights: Path,
 
 
 def labeller_pid() -> int:
-    """The process that Ray runs our `Labeller` in, by the title that Ray gives it."""
+    """The process that Ray runs our `BlockLabeler` in, by the title that Ray gives it."""
     for _ in range(1000):
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 title = entry.read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::") and b"Labeller" in title:
+            if title.startswith(b"ray::") and b"BlockLabeler" in title:
                 return int(entry.parent.name)
         time.sleep(0.01)
-    raise AssertionError("no process of a Labeller is there")
+    raise AssertionError("no process of a BlockLabeler is there")
+
+
+def test_a_folder_called_manifest_can_be_labelled_and_resumed(tmp_path: Path, weights: Path, cluster: None) -> None:
+    for name in ("manifest/a.png", "manifest/part-0.png", "table/b.png"):
+        write(tmp_path / "in" / name, photo(0))
+    options: dict[str, Any] = {"weights": str(weights), "out": str(tmp_path / "out"), "workers": 1, "device": "cpu"}
+    assert label_on_cluster([str(tmp_path / "in")], **options).photos == 3
+    write(tmp_path / "in" / "manifest" / "c.png", photo(1))
+    summary = label_on_cluster([str(tmp_path / "in")], **options, resume=True)
+    assert (summary.photos, summary.there) == (1, 3)
+    assert (tmp_path / "out" / "manifest" / "c.mask.png").is_file()
 
 
 def test_a_table_row_holds_mask_shares_and_confidence(tmp_path: Path, weights: Path) -> None:
@@ -178,9 +189,9 @@ def test_a_block_done_again_replaces_itself(tmp_path: Path, weights: Path) -> No
 DYING = """
 import os, signal, sys
 import numpy as np, pyarrow.parquet as pq
-from cgrseg.cluster.worker import Labeller
+from cgrseg.cluster.worker import BlockLabeler
 
-class Dying(Labeller):
+class Dying(BlockLabeler):
     def _prepare(self, row):
         if row["name"] == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -234,8 +245,8 @@ def test_sources_become_rows(tmp_path: Path, cluster: None) -> None:
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        (["a.png", "b.tar"], "photos, tar at once"),
-        (["nowhere.parquet"], "nowhere.parquet is not there"),
+        (["a.png", "b.tar"], "mix photos, tar"),
+        (["nowhere.parquet"], "nowhere.parquet does not exist"),
         (["nowhere"], "nowhere is not there"),
         (["clip.mp4"], "is a video"),
         (["bad.parquet"], "it needs path, or name and bytes"),

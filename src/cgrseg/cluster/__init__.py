@@ -1,10 +1,11 @@
-"""Any number of photos on any number of machines, with Ray Data: the same masks as `cgrseg predict` makes."""
+"""Label photos on a cluster with Ray Data; the masks are those of `cgrseg predict`."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +18,20 @@ from ray.data import ActorPoolStrategy, DataContext
 from cgrseg.weights.load import find_weights
 
 from .sources import ROWS, Storage, read_rows
-from .worker import MANIFEST, Labeller, name_hash
+from .worker import MANIFEST, BlockLabeler, hash_name
 
-SHOWN = 20  # errors that the summary quotes; the manifest has all
+MAX_ERRORS = 20  # that the summary holds; the manifest has all
 
 
 @dataclass
 class Summary:
-    """What a run did.
+    """The result of a run.
 
     Args:
         photos: labelled in this run.
-        failed: rows with an error in this run.
-        there: rows that earlier runs had done.
-        errors: the first few.
+        failed: photos with an error in this run.
+        there: photos done by earlier runs.
+        errors: the first of them.
     """
 
     photos: int = 0
@@ -53,39 +54,39 @@ def label_on_cluster(
     rows: int = ROWS,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Summary:
-    """Label all photos of `sources` on the Ray cluster that is at hand (`RAY_ADDRESS`), or on this machine.
+    """Label all photos of `sources` on the Ray cluster at `RAY_ADDRESS`, or on this machine.
 
-    Outputs and manifest appear in `out` block by block. A photo that can't be labelled is a row with an error. A
-    worker that dies is replaced, and its block done again. A run that ended early goes on with `resume`.
+    Outputs and manifest are written to `out` block by block. A photo that can't be labelled is a row with an error. A
+    worker that dies is replaced and its block is repeated. `resume` continues a run that ended early.
 
     Args:
         sources: see `cgrseg.cluster.sources.read_rows`.
-        weights: a file or a name; its content travels to the workers.
-        out: folder or URL, which all workers can write to.
+        weights: a file or a name; its content is sent to the workers.
+        out: folder or URL that all workers can write to.
         kinds: of overlay, mask, confidence and parquet.
         batch: photos of equal padded size that go through the network together.
         short_side: as for `Segmenter`.
         device: "auto" gives each worker a GPU where the cluster has any; "cpu" or "cuda".
-        workers: models at once, each with one core or one GPU; None lets Ray add workers while there is room.
-        resume: leave what the manifest in `out` says is done.
-        rows: photos in a block of paths.
-        progress: told how many more rows are done.
+        workers: models in parallel, each with one core or one GPU; None lets Ray add workers up to the cluster's size.
+        resume: skip what the manifest in `out` lists as done.
+        rows: photos per block of paths.
+        progress: called with the number of further rows that are done.
 
     Raises:
-        OSError, ValueError: a source, the weights or `out` are wrong; or `out` holds a run and `resume` is off.
+        OSError, ValueError: a source, the weights or `out` are invalid, or `out` has a run and `resume` is off.
     """
     content = Path(find_weights(weights)).read_bytes()
     done = finished(out)
     if len(done) and not resume:
-        raise ValueError(f"{out} holds the manifest of an earlier run: add --resume, or choose another --out")
+        raise ValueError(f"{out} has the manifest of an earlier run: add --resume, or choose another --out")
     _start_ray()
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpu = device.startswith("cuda") or (device == "auto" and there.get("GPU", 0) > 0)
-    room = max(int(there.get("GPU" if gpu else "CPU", 1)), 1)
-    shipped = ray.put(content)  # held here: a worker that is started again still finds it
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpu = device.startswith("cuda") or (device == "auto" and resources.get("GPU", 0) > 0)
+    room = max(int(resources.get("GPU" if gpu else "CPU", 1)), 1)
+    shipped = ray.put(content)  # referenced here, so that replaced workers find it
     models = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1, max_size=room)
     dataset = read_rows(sources, out=out, rows=rows).map_batches(
-        Labeller,
+        BlockLabeler,
         fn_constructor_kwargs={
             "weights": shipped,
             "out": out,
@@ -107,17 +108,21 @@ def label_on_cluster(
         errors = [error for error in block.column("error").to_pylist() if error is not None]
         summary.photos += len(block) - len(errors)
         summary.failed += len(errors)
-        summary.errors += errors[: SHOWN - len(summary.errors)]
+        summary.errors += errors[: MAX_ERRORS - len(summary.errors)]
         progress(len(block))
     return summary
 
 
 def finished(out: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Sorted hashes of the names in the manifest; errors count as done."""
+    """Sorted hashes of the names in the manifest; errors count as done.
+
+    Photos of a source folder called "manifest" have their outputs beside it: only files of the manifest are read.
+    """
     storage = Storage(out)
     hashes = [
-        name_hash(json.loads(line)["name"])
+        hash_name(json.loads(line)["name"])
         for name in storage.names(MANIFEST)
+        if re.fullmatch(rf"{MANIFEST}/part-[0-9a-f]+\.jsonl", name)
         for line in storage.read(name).decode().splitlines()
     ]
     return np.unique(np.array(hashes, np.uint64))

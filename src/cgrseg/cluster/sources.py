@@ -1,4 +1,4 @@
-"""What a cluster is given, as rows: folders, globs, Parquet tables and tars of photos."""
+"""The photos to label as rows of a Ray dataset: from folders, globs, Parquet tables and tars."""
 
 from __future__ import annotations
 
@@ -7,43 +7,38 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
+from ray.data import Dataset
 
+from cgrseg.images.files import write_file
 from cgrseg.inference.sources import PHOTO_SUFFIXES, find_sources, output_names
 
-if TYPE_CHECKING:
-    from ray.data import Dataset
-import secrets
-
-from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
-
-ROWS = 256  # photos in a block of paths: the unit that is done again when a worker dies
-# At once. They take no core, so that models may have all of them; Ray's own reader of Parquet takes one that it never
-# gets when all are taken.
+ROWS = 256  # photos per block of paths, which is repeated as a whole when a worker dies
+# In parallel. They reserve no core, since the models may have all of them; Ray's own Parquet reader would wait for one.
 READERS = 4
 SCHEMA = pa.schema([("name", pa.string()), ("path", pa.string())])
 
 
 def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
-    """A Ray dataset of `name` (of the outputs, unique) and `path` or `bytes` of each photo.
+    """A Ray dataset with the columns `name` (of the outputs, unique) and `path` or `bytes`.
 
     Args:
-        sources: all photos, folders and globs; or all Parquet files or folders of them, with a column `path`, or
-            `bytes` and `name`; or all WebDataset tars. Paths or URLs; globs are local.
+        sources: photos, folders and globs; or Parquet files or folders of them, with a column `path`, or
+            `bytes` and `name`; or WebDataset tars. Paths or URLs; globs are local.
         out: the output folder, which is never a source.
-        rows: photos in a block of paths.
+        rows: photos per block of paths.
 
     Raises:
-        OSError, ValueError: a source names nothing, or the kinds are mixed.
+        OSError, ValueError: a source does not exist or has no photos, or the kinds are mixed.
     """
-    import ray
-
     kinds = {_kind(source) for source in sources}
     if len(kinds) > 1:
-        raise ValueError(f"{', '.join(sorted(kinds))} at once: give sources of one kind in a run")
+        raise ValueError(f"the sources mix {', '.join(sorted(kinds))}: use one kind per run")
     (kind,) = kinds
     if kind == "photos":
         table = photo_table(sources, out=out)
@@ -62,7 +57,7 @@ def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
         found = find_sources(sources, out=Path(out))
         videos = [source for source in found if source.is_video]
         if videos:
-            raise ValueError(f"{videos[0].path} is a video: the cluster takes photos, `--engine local` takes both")
+            raise ValueError(f"{videos[0].path} is a video: use --engine local, which labels photos and videos")
         root = Path(os.path.abspath(out))
         names = [source.output.relative_to(root).as_posix() for source in found]
         return pa.table({"name": names, "path": [str(source.path) for source in found]}, schema=SCHEMA)
@@ -76,17 +71,17 @@ def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
             continue
         inside = [name for name in storage.names() if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES]
         if not inside:
-            raise ValueError(f"{source} holds no photo: their names end in {' '.join(sorted(PHOTO_SUFFIXES))}")
+            raise ValueError(f"{source} has no photos: their names end in {' '.join(sorted(PHOTO_SUFFIXES))}")
         paths += [f"{source.rstrip('/')}/{name}" for name in inside]
         relative += [Path(name) for name in inside]
     names = [name.as_posix() for name in output_names(relative)]
     if len(set(names)) < len(names):
-        raise ValueError("two sources hold photos of the same name: label them into two folders")
+        raise ValueError("two sources have photos of the same name: use a separate --out for each")
     return pa.table({"name": names, "path": paths}, schema=SCHEMA)
 
 
 def members(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The photos of one tar, named by the tar and their place in it."""
+    """The photos of one tar, named TAR/MEMBER."""
     stem = PurePosixPath(row["file"]).stem
     with tarfile.open(fileobj=BytesIO(Storage(row["file"]).read())) as tar:
         for member in tar:
@@ -97,7 +92,7 @@ def members(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def table_rows(batch: pa.Table) -> Iterator[pa.Table]:
-    """The rows of Parquet files, a part at a time: name and bytes as they are, or paths and names made of them."""
+    """The rows of Parquet files in parts: name and bytes as stored, or paths and names derived from them."""
     for file in batch.column("file").to_pylist():
         storage = Storage(file)
         with storage.files.open_input_file(storage.root) as opened:
@@ -127,7 +122,7 @@ def _kind(source: str) -> str:
 def _parts(source: str, suffix: str) -> list[str]:
     storage = Storage(source)
     if storage.kind() == "nothing":
-        raise FileNotFoundError(f"{source} is not there: name a file or folder of {suffix} files")
+        raise FileNotFoundError(f"{source} does not exist: name a file or folder of {suffix} files")
     if storage.kind() == "file":
         return [source]
     return [f"{source.rstrip('/')}/{name}" for name in storage.names() if name.endswith(suffix)]
@@ -147,13 +142,13 @@ def _name_by_path(table: pa.Table) -> pa.Table:
 
 
 class Storage:
-    """A folder that may lie anywhere.
+    """A folder on this machine or in remote storage.
 
     Args:
-        url: a path, or a URL that pyarrow (s3://, gs://, hdfs://, file://, …) or fsspec knows.
+        url: a path, or a URL that pyarrow (s3://, gs://, hdfs://, file://, …) or fsspec supports.
 
     Raises:
-        ValueError: neither knows such a URL.
+        ValueError: neither supports the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -172,30 +167,25 @@ class Storage:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all, over what was there; missing folders are made."""
+        """Write a file atomically, replacing an existing one; missing folders are created."""
         path = self._path(name)
+        if self.is_local:
+            write_file(path, content)
+            return
         self.files.create_dir(os.path.dirname(path), recursive=True)
-        # A bucket shows an object only when it is complete; elsewhere it takes its name at the end.
-        unfinished = f"{os.path.dirname(path)}/.unfinished-{secrets.token_hex(6)}" if self.is_local else path
-        try:
-            with self.files.open_output_stream(unfinished, compression=None) as stream:
-                stream.write(content)
-            if self.is_local:
-                os.replace(unfinished, path)
-        finally:
-            if self.is_local and os.path.exists(unfinished):
-                os.unlink(unfinished)
+        with self.files.open_output_stream(path, compression=None) as stream:  # appears when it is complete
+            stream.write(content)
 
     def has(self, name: str) -> bool:
-        """Whether a file of that name is there."""
+        """Whether the file exists."""
         return bool(self.files.get_file_info(self._path(name)).type == fs.FileType.File)
 
     def remove(self, name: str) -> None:
-        """Delete a file that is there."""
+        """Delete a file."""
         self.files.delete_file(self._path(name))
 
     def names(self, folder: str = "") -> Iterator[str]:
-        """All files below a folder, relative to the root, sorted; hidden ones are left out."""
+        """All files below a folder, relative to the root, sorted, without hidden ones."""
         selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
         paths = [info.path for info in self.files.get_file_info(selector) if info.type == fs.FileType.File]
         for path in sorted(paths):
@@ -204,7 +194,7 @@ class Storage:
                 yield name
 
     def kind(self) -> str:
-        """ "file", "folder" or "nothing": what stands at the root."""
+        """What the root is: "file", "folder" or "nothing"."""
         found = self.files.get_file_info(self.root).type
         return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(found, "nothing")
 
@@ -225,5 +215,5 @@ def _resolve(url: str) -> tuple[fs.FileSystem, str]:
 
         known: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{url} lies where neither pyarrow nor fsspec can read: {error}") from error
+        raise ValueError(f"{url} is supported by neither pyarrow nor fsspec: {error}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(known[0])), known[1].rstrip("/")

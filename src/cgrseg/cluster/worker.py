@@ -1,4 +1,4 @@
-"""One worker of the cluster: it holds one model, labels a block of rows and writes what came out."""
+"""A worker of the cluster: it has one model, labels blocks of rows and writes the outputs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from cgrseg._process import keep_memory
 from cgrseg.images import render
 from cgrseg.images.photos import read_photo_bytes
 from cgrseg.inference.pipeline import FAILURES
+from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.segmenter import Prepared, Segmenter, batches
+from cgrseg.inference.segmenter import Segmenter, batches
 from cgrseg.inference.sources import PHOTO_OUTPUTS
-from cgrseg.server.responses import make_answer
+from cgrseg.server.responses import encode_result
 
 from .sources import Storage
 
 MANIFEST = "manifest"
 TABLE = "table"
-READERS = 2
+READERS = 2  # threads that decode and encode
+MAX_CRASHES = 2  # workers that may die on one photo before it counts as failed; one can die for another reason
 OUTCOME = pa.schema([("name", pa.string()), ("error", pa.string())])
 RESULT = pa.schema(
     [
@@ -46,19 +47,19 @@ RESULT = pa.schema(
 Row = dict[str, Any]
 
 
-class Labeller:
-    """Ray Data makes one in each worker process and hands it blocks.
+class BlockLabeler:
+    """Labels blocks; Ray Data constructs one in each worker process.
 
-    A block is done when its part of the manifest is written, after its outputs. A part's name follows from the
-    names in it, so that a block which is done again, because its worker died, replaces itself.
+    A block is done when its part of the manifest is written, after its outputs. The part is named by a hash of the
+    photos' names, so that a block that is repeated because its worker died replaces itself.
 
     Args:
-        weights: the content of the weights file, or Ray's reference to it.
+        weights: the content of the weights file, or a Ray reference to it.
         out: folder or URL of the outputs.
-        kinds: of overlay, mask, confidence (files for each photo) and parquet (a table for each block).
+        kinds: of overlay, mask, confidence (files per photo) and parquet (a table per block).
         batch: photos of equal padded size that go through the network together.
         short_side, device: as for `Segmenter`.
-        done: sorted hashes (`name_hash`) of names that earlier runs have done.
+        done: sorted hashes (`hash_name`) of the names that earlier runs have done.
     """
 
     def __init__(
@@ -73,7 +74,6 @@ class Labeller:
         done: np.ndarray[Any, np.dtype[np.uint64]],
     ) -> None:
         self.out, self.kinds, self.batch, self.done = Storage(out), kinds, batch, done
-        keep_memory()
         content = weights if isinstance(weights, bytes) else ray.get(weights)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "weights.safetensors")
@@ -81,14 +81,14 @@ class Labeller:
             self.segmenter = Segmenter(path, device=device, short_side=short_side)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Label the rows that are not done yet; returns their names and errors (null where it went well)."""
+        """Label the rows that are not done yet; returns their names and errors (null if there was none)."""
         rows = [row for row in block.to_pylist() if not self._is_done(row["name"])]
         if not rows:
             return OUTCOME.empty_table()
         names = [row["name"] for row in rows]
         part = f"part-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:20]}"
-        attempts = Attempts(self.out, part)
-        labelled = self._label(rows) if attempts.is_first else self._label_one_by_one(rows, attempts)
+        crashes = CrashRecord(self.out, part)
+        labelled = self._label(rows) if crashes.is_first_attempt else self._label_one_by_one(rows, crashes)
         outcomes = {row["name"]: row for row in labelled}
         results = [outcomes[name] for name in names]
         if "parquet" in self.kinds:
@@ -98,23 +98,23 @@ class Labeller:
             self.out.write(f"{TABLE}/{part}.parquet", buffer.getvalue())
         lines = [json.dumps({"name": row["name"], "error": row.get("error")}) for row in results]
         self.out.write(f"{MANIFEST}/{part}.jsonl", ("\n".join(lines) + "\n").encode())
-        attempts.close()
+        crashes.close()
         return pa.Table.from_pylist([{"name": row["name"], "error": row.get("error")} for row in results], OUTCOME)
 
     def _is_done(self, name: str) -> bool:
-        wanted = np.uint64(name_hash(name))
+        wanted = np.uint64(hash_name(name))
         place = int(np.searchsorted(self.done, wanted))
         return place < len(self.done) and bool(self.done[place] == wanted)
 
-    def _label_one_by_one(self, rows: Sequence[Row], attempts: Attempts) -> Iterator[Row]:
-        """After a death: a photo that killed its worker again and again is a row with an error."""
+    def _label_one_by_one(self, rows: Sequence[Row], crashes: CrashRecord) -> Iterator[Row]:
+        """After a crash: a photo on which workers crash repeatedly becomes a row with an error."""
         for row in rows:
             name = row["name"]
-            if attempts.is_deadly(name):
-                cure = "it may need more memory than there is: set --short-side, or make it smaller"
-                yield _failure(name, RuntimeError(f"{name}: {DEADLY} workers died on it: {cure}"))
+            if crashes.count(name) >= MAX_CRASHES:
+                cure = "it may need more memory than available: set --short-side, or make it smaller"
+                yield _failure(name, RuntimeError(f"{name}: {MAX_CRASHES} workers died on it: {cure}"))
                 continue
-            attempts.note(name)
+            crashes.begin(name)
             yield from self._label([row])
 
     def _label(self, rows: Sequence[Row]) -> Iterator[Row]:
@@ -148,7 +148,7 @@ class Labeller:
     def _prepare(self, row: Row) -> Prepared:
         name = PurePosixPath(row["name"])
         if name.is_absolute() or ".." in name.parts or not name.name:
-            raise ValueError(f"{name} is no name for an output: it must be a relative path without ..")
+            raise ValueError(f"{name} is not a valid output name: it must be a relative path without ..")
         path = row.get("path")
         data = row["bytes"] if path is None else Storage(path).read()
         return self.segmenter.prepare(read_photo_bytes(data, path or row["name"]))
@@ -157,13 +157,13 @@ class Labeller:
         try:
             for kind in self.kinds:
                 if kind != "parquet":
-                    self.out.write(name + PHOTO_OUTPUTS[kind], _picture(result, kind))
+                    self.out.write(name + PHOTO_OUTPUTS[kind], _encode(result, kind))
         except FAILURES as error:
             return _failure(name, error)
         if "parquet" not in self.kinds:
             return {"name": name}
         height, width = result.labels.shape
-        mask = make_answer(result, "mask", confidence=True)
+        mask = encode_result(result, "mask", confidence=True)
         return {
             "name": name,
             "height": height,
@@ -174,16 +174,14 @@ class Labeller:
         }
 
 
-def name_hash(name: str) -> int:
-    """64 bits of a name: ten million names that are done fit into 80 MB."""
+def hash_name(name: str) -> int:
+    """64 bits of a name: those of ten million names take 80 MB."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def _picture(result: Segmentation, kind: str) -> bytes:
-    if kind == "mask":
-        return make_answer(result, "mask").content
-    if kind == "overlay":
-        return make_answer(result, "overlay").content
+def _encode(result: Segmentation, kind: str) -> bytes:
+    if kind != "confidence":
+        return encode_result(result, "mask" if kind == "mask" else "overlay").content
     buffer = BytesIO()
     render.confidence_picture(result.confidence()).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -194,38 +192,35 @@ def _failure(name: str, error: BaseException) -> Row:
     return {"name": name, "error": text if name in text else f"{name}: {text}"}
 
 
-DEADLY = 2  # workers that may die on one photo: the first death may have had nothing to do with it
+class CrashRecord:
+    """A hidden file beside the outputs that exists while a block is being labelled.
 
-
-class Attempts:
-    """The record of one block, a hidden file beside the outputs, there while the block is being done.
-
-    A block that is begun a second time lost its worker. From then on its photos are done one by one, each noted
-    before it is begun, so that the next death has a name.
+    If it exists already, the block's worker has died. The photos are then labelled one by one, each noted before it is
+    begun, so that the next crash can be attributed to a photo.
 
     Args:
-        storage: the outputs' folder.
+        storage: the output folder.
         part: the block's name.
     """
 
     def __init__(self, storage: Storage, part: str) -> None:
         self._storage, self._name = storage, f".attempts/{part}.json"
-        self._deaths: dict[str, int] = {}
-        self.is_first = not storage.has(self._name)
-        if not self.is_first:
+        self._crashes: dict[str, int] = {}
+        self.is_first_attempt = not storage.has(self._name)
+        if not self.is_first_attempt:
             record = json.loads(storage.read(self._name))
-            self._deaths = record["deaths"]
+            self._crashes = record["crashes"]
             if (photo := record["photo"]) is not None:
-                self._deaths[photo] = self._deaths.get(photo, 0) + 1
-        self.note(None)
+                self._crashes[photo] = self.count(photo) + 1
+        self.begin(None)
 
-    def note(self, photo: str | None) -> None:
-        """Write down which photo is begun; None for no one in particular."""
-        self._storage.write(self._name, json.dumps({"photo": photo, "deaths": self._deaths}).encode())
+    def begin(self, photo: str | None) -> None:
+        """Note the photo that is begun; None for the whole block."""
+        self._storage.write(self._name, json.dumps({"photo": photo, "crashes": self._crashes}).encode())
 
-    def is_deadly(self, photo: str) -> bool:
-        """Whether too many workers died on this photo."""
-        return self._deaths.get(photo, 0) >= DEADLY
+    def count(self, photo: str) -> int:
+        """Crashes during this photo."""
+        return self._crashes.get(photo, 0)
 
     def close(self) -> None:
         """The block is done."""

@@ -1,255 +1,88 @@
-"""The HTTP server: FastAPI says what there is, `Batcher` does it, uvicorn carries it."""
+"""The processes of `cgrseg serve`: uvicorn in this one, or one worker process per model under a supervisor."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import multiprocessing
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+import threading
+import time
+from collections.abc import Callable
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
 
 import torch
 import uvicorn
-from fastapi import Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from fastapi_offline import FastAPIOffline
-from uvicorn.supervisors import Multiprocess
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
-import cgrseg
-from cgrseg._process import keep_memory
 from cgrseg.inference.segmenter import Segmenter
 
-from .batching import Batcher, Job
-from .observability import LOGGER, Metrics, Watching, log_to_stderr
-from .protocol import ImpatientProtocol
-from .responses import Output, make_answer
-from .uploads import Bodies, Limits, RefusedError, photo_in
+from .observability import LOGGER, log_to_stderr
+from .routes import ServerConfig, make_app
+from .uploads import TimeoutProtocol
 
-STARTING = 120  # seconds that a worker process may be silent: importing torch alone can take twenty
-BACKLOG = 1024  # connections that the kernel may hold for us
-BEARER = HTTPBearer(auto_error=False)
-PHOTO = {"type": "string", "format": "binary"}
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": {"type": "object", "properties": {"file": PHOTO}, "required": ["file"]}},
-            "image/*": {"schema": PHOTO},
-            "application/octet-stream": {"schema": PHOTO},
-        },
-    }
-}
-REFUSALS = {
-    400: "a body that holds no photo, or a broken form",
-    401: "the key is missing or wrong",
-    408: "the request arrived too slowly",
-    413: "too many bytes or pixels",
-    415: "no photo in a known format",
-    422: "a damaged photo, or a query that makes no sense",
-    503: "too many photos are waiting: see Retry-After",
-    504: "no answer in time",
-}
+__all__ = ["Server", "ServerConfig", "serve", "uvicorn_config"]
+
+BACKLOG = 1024  # connections that the kernel holds for us
+FORCED_EXIT = 1  # exit code when accepted requests were not finished
 
 
-@dataclass(frozen=True)
-class ServerConfig:
-    """How a server listens and what it takes.
+class Server(uvicorn.Server):
+    """uvicorn's server, whose end takes no longer than its grace time.
 
-    Args:
-        host, port: where it listens; port 0 takes a free one.
-        workers: processes, each with a model of its own.
-        limits: see there.
-        key: what `Authorization: Bearer KEY` must hold for /v1; None lets everyone in.
+    SIGTERM or Ctrl-C finishes the accepted requests. After the grace time, or at a second Ctrl-C, the process ends at
+    once: a thread that decodes a photo can't be interrupted otherwise.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    limits: Limits = field(default_factory=Limits)
-    key: str | None = field(default=None, repr=False)
-
-
-def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, *, name: str = "cgrseg") -> FastAPI:
-    """The application.
-
-    Args:
-        segmenter: does the work, or makes the one that does when the server starts.
-        config: its limits and key.
-        name: what /v1/model calls the weights.
-    """
-    limits, metrics = config.limits, Metrics()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
-        ready = segmenter if isinstance(segmenter, Segmenter) else segmenter()
-        app.state.batcher = Batcher(ready, limits, note_batch=metrics.batch.observe)
-        yield {"read_seconds": limits.read_seconds}  # where the protocol finds it
-        await app.state.batcher.close()
-
-    app = FastAPIOffline(  # the page at /docs loads nothing from elsewhere
-        title="cgrseg",
-        version=cgrseg.__version__,
-        summary="A photo goes in, a labelled picture comes out",
-        lifespan=lifespan,
-        redoc_url=None,
-    )
-    app.state.limits, app.state.metrics, app.state.name = limits, metrics, name
-    app.state.bodies = Bodies(limits)
-    app.add_middleware(Watching, metrics=metrics)
-    app.add_exception_handler(RefusedError, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_query)
-    locked = [Depends(_lock(config.key))] if config.key else []
-    described: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
-    pictures: dict[str, Any] = {"image/png": {}, "image/jpeg": {}, "application/json": {}}
-    described[200] = {"description": "what `output` asks for", "content": pictures}
-    app.post("/v1/segment", dependencies=locked, openapi_extra=BODY, responses=described, response_class=Response)(
-        segment
-    )
-    app.get("/v1/model", dependencies=locked)(model)
-    app.get("/health")(health)
-    app.get("/ready", responses={503: {"description": "not ready"}})(ready)
-    app.get("/metrics", response_class=Response)(metrics_text)
-    return app
-
-
-async def segment(
-    request: Request,
-    output: Annotated[Output, Query(description="PNG, JPEG, shares, or shares with run lengths")] = "mask",
-    short_side: Annotated[
-        int | None, Query(ge=0, le=4096, description="the network's shorter side in pixels; 0: the photo's own")
-    ] = None,
-    confidence: Annotated[bool, Query(description="add the mean confidence (pictures: in X-Confidence)")] = False,
-) -> Response:
-    """Label one photo, sent as the body or as the one file of a form. The answer has the photo's own size."""
-    state = request.app.state
-    batcher: Batcher = state.batcher
-    bodies: Bodies = state.bodies
-    batcher.require_room()  # before the body is read
-    body = await bodies.read(request, retry_after=batcher.retry_after())
-    try:
-        data = await photo_in(request, body, state.limits)
-        preprocessing = batcher.segmenter.preprocessing
-        if short_side is not None:
-            preprocessing = replace(preprocessing, short_side=short_side or None)
-        size, padded = await batcher.look(data, preprocessing)
-        job = Job(data, preprocessing, size, padded, partial(make_answer, output=output, confidence=confidence))
-        answer = await batcher.label(job)
-    finally:
-        bodies.release(body)
-    state.metrics.pixels.inc(size[0] * size[1])
-    request.scope["cgrseg"] = {"output": output, "height": size[0], "width": size[1]}
-    headers = {} if answer.confidence is None else {"X-Confidence": f"{answer.confidence:.4f}"}
-    return Response(answer.content, media_type=answer.media_type, headers=headers)
-
-
-async def model(request: Request) -> dict[str, Any]:
-    """The classes, how photos are resized, and what is too large."""
-    state = request.app.state
-    segmenter: Segmenter = state.batcher.segmenter
-    labels, preprocessing = segmenter.labels, segmenter.preprocessing
-    classes = zip(labels.names, labels.colors, strict=True)
-    return {
-        "name": state.name,
-        "architecture": segmenter.model.spec.name,
-        "classes": [{"id": i, "name": name, "color": color} for i, (name, color) in enumerate(classes)],
-        "ignore_index": labels.ignore_index,
-        "sizes": {side: getattr(preprocessing, side) for side in ("short_side", "long_side", "pad_multiple")},
-        "limits": asdict(state.limits),
-    }
-
-
-async def health() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "ok"}
-
-
-async def ready(request: Request) -> Response:
-    """The model is loaded, its queue is worked on and has room."""
-    batcher: Batcher = request.app.state.batcher
-    if not batcher.alive:
-        raise RefusedError(503, "the queue is not worked on any more: start the server again")
-    batcher.require_room()
-    return JSONResponse({"status": "ready"})
-
-
-async def metrics_text(request: Request) -> Response:
-    """Counters for Prometheus."""
-    metrics: Metrics = request.app.state.metrics
-    metrics.waiting.set(request.app.state.batcher.waiting)
-    return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _lock(key: str) -> Callable[..., None]:
-    digest = hashlib.sha256(key.encode()).digest()
-
-    def require_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
-        given = "" if credentials is None else credentials.credentials
-        if not hmac.compare_digest(hashlib.sha256(given.encode()).digest(), digest):
-            raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY")
-
-    return require_key
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"detail": error.message}, error.status, headers)
-
-
-async def _refuse_query(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(FORCED_EXIT)
+        if not self.should_exit:
+            timer = threading.Timer((self.config.timeout_graceful_shutdown or 0) + 2, os._exit, (FORCED_EXIT,))
+            timer.daemon = True
+            timer.start()
+        super().handle_exit(sig, frame)
 
 
 def serve(
     weights: str, config: ServerConfig, *, device: str = "auto", short_side: int | None = None, bf16: bool = False
 ) -> None:
-    """Load the weights and answer until SIGTERM or Ctrl-C; then finish what was taken and return.
+    """Load the weights and serve until SIGTERM or Ctrl-C; then finish the accepted requests and return.
 
     Raises:
-        OSError, ValueError: the weights can't be read, or the address is taken.
+        OSError, ValueError: the weights can't be read, or the address is in use.
     """
-    load: Segmenter | Callable[[], Segmenter]
-    load = partial(Segmenter, weights, device=device, short_side=short_side, bf16=bf16)
+    segmenter: Segmenter | Callable[[], Segmenter]
+    segmenter = partial(Segmenter, weights, device=device, short_side=short_side, bf16=bf16)
     if config.workers == 1:
-        load = load()  # what is wrong with it shows here
+        segmenter = segmenter()  # reports wrong weights before the address is opened
     try:
         listener = socket.create_server((config.host, config.port), backlog=BACKLOG)
     except OSError as error:
-        raise OSError(f"{config.host}:{config.port} can't be listened at ({error.strerror}): choose another") from error
+        raise OSError(f"can't listen on {config.host}:{config.port} ({error.strerror}): choose another port") from error
     log_to_stderr()
-    carrier = make_carrier(partial(_make_worker, load, config, Path(weights).stem), config)
     host, port = listener.getsockname()[:2]
     LOGGER.info("listening", extra={"fields": {"host": host, "port": port, "workers": config.workers}})
+    run = partial(_run, segmenter, config, Path(weights).stem, listener)
     if config.workers > 1:
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            Multiprocess(carrier, sockets=[listener]).run()
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus_client has no other setting
+            _supervise(run, config)
         return
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped in peace
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(carrier).run(sockets=[listener])
+    run()
 
 
-def make_carrier(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Config:
-    """What uvicorn needs to know; `app` is called in the process that serves."""
+def uvicorn_config(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Config:
+    """The settings of uvicorn; `app` is called in the process that serves."""
     return uvicorn.Config(
         app,
         factory=True,
-        workers=config.workers,
-        http=ImpatientProtocol,
+        http=TimeoutProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -257,14 +90,53 @@ def make_carrier(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Co
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_worker_healthcheck=STARTING,
         timeout_graceful_shutdown=int(config.limits.seconds + config.limits.read_seconds + 5),
     )
 
 
-def _make_worker(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, name: str) -> FastAPI:
-    """In a process of its own: logs, its share of the cores, the application."""
+def _run(
+    segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, name: str, listener: socket.socket
+) -> None:
+    """In the process that serves."""
     log_to_stderr()
-    keep_memory()
     torch.set_num_threads(max(torch.get_num_threads() // config.workers, 1))
-    return make_app(segmenter, config, name=name)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again after it has stopped
+        signal.signal(number, lambda *_: None)
+    Server(uvicorn_config(partial(make_app, segmenter, config, name=name), config)).run(sockets=[listener])
+
+
+def _supervise(run: Callable[[], None], config: ServerConfig) -> None:
+    """Keep `config.workers` processes running until a signal, then wait for them, or kill those that do not end."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    workers = [_start(run) for _ in range(config.workers)]
+    failed = False
+    while not stop.wait(0.2):
+        for index, worker in enumerate(workers):
+            if worker.is_alive():
+                continue
+            if worker.exitcode == STARTUP_FAILURE:
+                failed = True
+                stop.set()
+                break
+            LOGGER.warning("a worker died", extra={"fields": {"pid": worker.pid, "exit_code": worker.exitcode}})
+            workers[index] = _start(run)
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + config.limits.seconds + config.limits.read_seconds + 10
+    for worker in workers:
+        worker.join(max(deadline - time.monotonic(), 0))
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+    if failed:
+        raise ValueError("a worker failed to start: see the log above")
+
+
+def _start(run: Callable[[], None]) -> SpawnProcess:
+    worker = multiprocessing.get_context("spawn").Process(target=run, daemon=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: no tracebacks if Ctrl-C comes during its imports
+    worker.start()
+    signal.signal(signal.SIGINT, before)
+    return worker

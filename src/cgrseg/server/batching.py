@@ -1,4 +1,4 @@
-"""Requests that wait, grouped by padded size: reading, the network and encoding overlap, memory stays bounded."""
+"""Waiting photos, grouped by padded size: decoding, the network and encoding overlap, memory is bounded."""
 
 from __future__ import annotations
 
@@ -7,218 +7,293 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 from cgrseg.images.photos import read_photo_bytes
-from cgrseg.inference.pipeline import photos_abreast
+from cgrseg.inference.pipeline import parallel_images
+from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.segmenter import Prepared, Segmenter
+from cgrseg.inference.segmenter import Segmenter
 from cgrseg.preprocessing import Preprocessing, Size
 
-from .responses import Answer
-from .uploads import FORMATS, NAME, Limits, RefusedError, check_photo
+from .containers import FORMATS
+from .responses import EncodedResult
+from .uploads import NAME, Limits, RefusedError, check_photo
 
 P = ParamSpec("P")
 T = TypeVar("T")
-AROUND = 2  # batches outside of the network: one being read, one being encoded
+EXTRA_BATCHES = 2  # besides those in the network: one being decoded, one being encoded
+HEADER_THREADS = 2
+TIMED_SIDE = 512  # of the input whose pass is timed
+MAX_NETWORK_PIXELS = 2**22
 
 
 @dataclass(eq=False)
-class Job:
-    """One photo on its way.
+class PendingPhoto:
+    """A photo that waits for its label map.
 
     Args:
-        data: the file's bytes, decoded only when its turn comes.
-        preprocessing: what this request wants.
+        data: the file's bytes, decoded only when its batch is put together.
+        preprocessing: of this request.
         size: (height, width) of the upright photo, from its header.
         padded: (height, width) of the network's input.
-        encode: what to send back, from the result.
+        encode: makes the response from the result.
     """
 
     data: bytes
     preprocessing: Preprocessing
     size: Size
     padded: Size
-    encode: Callable[[Segmentation], Answer]
-    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    encode: Callable[[Segmentation], EncodedResult]
+    result: asyncio.Future[EncodedResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def prepare(self) -> Prepared:
-        photo = read_photo_bytes(self.data, NAME, formats=FORMATS)
-        image, valid = self.preprocessing.prepare(photo)
-        return Prepared(photo=photo, image=image, valid=valid)
-
-    def finish(self, outcome: Answer | BaseException) -> None:
-        if self.answer.done():  # its sender has stopped waiting
+    def finish(self, outcome: EncodedResult | BaseException) -> None:
+        if self.result.done():  # the client no longer waits
             return
         if isinstance(outcome, BaseException):
-            self.answer.set_exception(outcome)
+            self.result.set_exception(outcome)
         else:
-            self.answer.set_result(outcome)
+            self.result.set_result(outcome)
+
+
+class Pool:
+    """Threads, and the time since one of them last finished a task.
+
+    Args:
+        threads: how many.
+        name: of the threads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, name)
+        self._threads = threads
+        self._pending: set[Future[Any]] = set()
+        self._progress = time.monotonic()
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function on one of the threads. If the awaiting task is cancelled first, it is not started."""
+        if not self._pending:
+            self._progress = time.monotonic()
+        future = self._executor.submit(function, *args, **kwargs)
+        self._pending.add(future)
+        future.add_done_callback(self._finished)
+        return await asyncio.wrap_future(future)
+
+    def _finished(self, future: Future[T]) -> None:
+        self._pending.discard(future)
+        if not future.cancelled():
+            self._progress = time.monotonic()
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether all threads are busy and none has finished a task for `seconds`."""
+        return len(self._pending) >= self._threads and time.monotonic() - self._progress > seconds
+
+    def shutdown(self) -> None:
+        self._executor.shutdown(wait=False)
 
 
 class Batcher:
-    """Labels jobs on one segmenter, the longest waiting first, together with others of its padded size.
+    """Labels photos with one segmenter, the longest waiting first, together with others of its padded size.
 
-    A batch is put together when there is room to work on it, not before: under light load nobody waits for
-    company, and under heavy load batches fill up. On a CPU a batch alone has all threads; several run abreast, each
-    on its share.
+    A batch is formed when a thread is free: no photo waits for others, and under load batches fill up. On a CPU a
+    single batch uses all threads; several run in parallel, each on its share.
 
     Args:
-        segmenter: does the work.
-        limits: of the queue and of a batch.
-        note_batch: told the number of photos of each batch.
+        segmenter: labels the batches.
+        limits: of the queue and of a batch, with network_pixels above 0.
+        note_batch: called with the number of photos of each batch.
     """
 
     def __init__(self, segmenter: Segmenter, limits: Limits, *, note_batch: Callable[[int], None]) -> None:
         self.segmenter, self.limits = segmenter, limits
-        self.photos = ThreadPoolExecutor(min(max(os.cpu_count() or 1, 2), 16), "photos")
         self.seconds = 0.1  # per photo, averaged over the last few batches
         self._note_batch = note_batch
-        self._threads, self._abreast = torch.get_num_threads(), photos_abreast(segmenter)
-        self._network = ThreadPoolExecutor(self._abreast, "network")
-        self._in_network = asyncio.Semaphore(self._abreast)
-        self._room = asyncio.Semaphore(self._abreast + AROUND)
-        self._waiting: list[Job] = []
+        self._threads, self._parallel = torch.get_num_threads(), parallel_images(segmenter)
+        self._headers = Pool(HEADER_THREADS, "headers")
+        self._photos = Pool(min(max(os.cpu_count() or 1, 2), 16), "photos")
+        self._network = Pool(self._parallel, "network")
+        self._in_network = asyncio.Semaphore(self._parallel)
+        self._room = asyncio.Semaphore(self._parallel + EXTRA_BATCHES)
+        self._waiting: list[PendingPhoto] = []
         self._arrived = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
         self._driver = asyncio.get_running_loop().create_task(self._drive())
 
     @property
     def waiting(self) -> int:
-        """Photos that no batch has taken yet."""
+        """Photos that are not in a batch yet."""
         return len(self._waiting)
 
-    @property
-    def alive(self) -> bool:
-        return not self._driver.done()
-
     def require_room(self) -> None:
-        """Refuse with 503 where the queue is full."""
+        """Raise RefusedError (503) if the queue is full."""
         if len(self._waiting) >= self.limits.queue:
-            raise RefusedError(503, "too many photos are waiting: come again later", retry_after=self.retry_after())
+            raise RefusedError(503, "too many photos are waiting: retry later", retry_after=self.retry_after())
+
+    def require_progress(self) -> None:
+        """Raise RefusedError (503) if the queue has stopped, or all threads of a pool are stuck."""
+        pools = (self._headers, self._photos, self._network)
+        if self._driver.done() or any(pool.is_stuck(self.limits.seconds) for pool in pools):
+            raise RefusedError(503, "the server makes no progress: restart it")
 
     def retry_after(self) -> int:
-        """Seconds until today's queue should be done, from 1 to 60."""
+        """Seconds until the photos that wait now should be done, from 1 to 60."""
         return min(max(math.ceil(len(self._waiting) * self.seconds), 1), 60)
 
-    async def look(self, data: bytes, preprocessing: Preprocessing) -> tuple[Size, Size]:
-        """`check_photo` off the event loop."""
-        return await _in(self.photos, check_photo, data, preprocessing, self.limits)
+    async def check(self, data: bytes, preprocessing: Preprocessing) -> tuple[bytes, Size, Size]:
+        """`check_photo` on threads of its own, so that slow headers do not delay the photos in the queue."""
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await self._headers.run(check_photo, data, preprocessing, self.limits)
+        except TimeoutError as error:
+            raise self._timed_out() from error
 
-    async def label(self, job: Job) -> Answer:
-        """Wait for a job's answer.
+    async def label(self, photo: PendingPhoto) -> EncodedResult:
+        """Wait for a photo's result; a photo whose caller is cancelled is dropped from the queue.
 
         Raises:
-            RefusedError: 503 where the queue is full, 504 after the limit's seconds, 422 for a damaged photo,
-                413 where the device has too little memory for it.
+            RefusedError: 503 if the queue is full, 504 after the limit's seconds, 422 for a damaged photo,
+                413 if the device has too little memory for it.
         """
         self.require_room()
-        self._waiting.append(job)
+        self._waiting.append(photo)
         self._arrived.set()
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await job.answer
+                return await photo.result
         except TimeoutError as error:
-            raise RefusedError(504, f"no answer within {self.limits.seconds:g} s: come again later") from error
+            raise self._timed_out() from error
         finally:
-            if job in self._waiting:
-                self._waiting.remove(job)
+            if photo in self._waiting:
+                self._waiting.remove(photo)
 
     async def close(self) -> None:
-        """Finish what was taken, then stop."""
+        """Finish the photos that were accepted, then stop."""
         while self._waiting or self._working:
             await asyncio.sleep(0.01)
         self._driver.cancel()
-        self.photos.shutdown(wait=False)
-        self._network.shutdown(wait=False)
+        for pool in (self._headers, self._photos, self._network):
+            pool.shutdown()
+
+    def _timed_out(self) -> RefusedError:
+        return RefusedError(504, f"no result within {self.limits.seconds:g} s: retry later")
 
     async def _drive(self) -> None:
         while True:
             await self._arrived.wait()
             await self._room.acquire()
-            jobs = self._take()
+            batch = self._take()
             if not self._waiting:
                 self._arrived.clear()
-            if not jobs:  # their senders went away meanwhile
+            if not batch:  # all clients went away meanwhile
                 self._room.release()
                 continue
-            task = asyncio.get_running_loop().create_task(self._work(jobs))
+            task = asyncio.get_running_loop().create_task(self._work(batch))
             self._working.add(task)
             task.add_done_callback(self._working.discard)
 
-    def _take(self) -> list[Job]:
-        """The longest waiting job and those of its size, within the limits of a batch."""
-        jobs: list[Job] = []
-        for job in list(self._waiting):
-            area = job.padded[0] * job.padded[1] * (len(jobs) + 1)
-            pixels = sum(other.size[0] * other.size[1] for other in [*jobs, job])
-            if jobs and (job.padded != jobs[0].padded or area > self.limits.network_pixels):
+    def _take(self) -> list[PendingPhoto]:
+        """The longest waiting photo and others of its padded size, within the limits of a batch."""
+        batch: list[PendingPhoto] = []
+        for photo in list(self._waiting):
+            area = photo.padded[0] * photo.padded[1] * (len(batch) + 1)
+            pixels = sum(other.size[0] * other.size[1] for other in [*batch, photo])
+            if batch and (photo.padded != batch[0].padded or area > self.limits.network_pixels):
                 continue
-            if jobs and pixels > self.limits.pixels:
+            if batch and pixels > self.limits.pixels:
                 continue
-            jobs.append(job)
-            self._waiting.remove(job)
-            if len(jobs) == self.limits.batch:
+            batch.append(photo)
+            self._waiting.remove(photo)
+            if len(batch) == self.limits.batch:
                 break
-        return jobs
+        return batch
 
-    async def _work(self, jobs: list[Job]) -> None:
+    async def _work(self, batch: list[PendingPhoto]) -> None:
         start = time.monotonic()
         try:
-            prepared = await asyncio.gather(*(self._read(job) for job in jobs))
-            pairs = [(job, item) for job, item in zip(jobs, prepared, strict=True) if item is not None]
-            if not pairs:
-                return
+            prepared = await asyncio.gather(*(self._prepare(photo) for photo in batch))
             async with self._in_network:
-                self._note_batch(len(pairs))
-                results = await self._run([item for _, item in pairs])
-            await asyncio.gather(*(self._encode(job, result) for (job, _), result in zip(pairs, results, strict=True)))
+                ready = [
+                    (photo, item)
+                    for photo, item in zip(batch, prepared, strict=True)
+                    if item is not None and not photo.result.done()
+                ]
+                if not ready:  # no client waits for this pass any more
+                    return
+                self._note_batch(len(ready))
+                results = await self._run([item for _, item in ready])
+            await asyncio.gather(
+                *(self._encode(photo, result) for (photo, _), result in zip(ready, results, strict=True))
+            )
         except BaseException as error:
-            for job in jobs:
-                job.finish(error)
+            for photo in batch:
+                photo.finish(error)
             if not isinstance(error, Exception):
                 raise
         finally:
-            each = (time.monotonic() - start) / (self._abreast + AROUND) / len(jobs)
+            each = (time.monotonic() - start) / (self._parallel + EXTRA_BATCHES) / len(batch)
             self.seconds += 0.2 * (each - self.seconds)
             self._room.release()
 
-    async def _read(self, job: Job) -> Prepared | None:
+    async def _prepare(self, photo: PendingPhoto) -> Prepared | None:
         try:
-            return await _in(self.photos, job.prepare)
+            return None if photo.result.done() else await self._photos.run(self._read, photo)
         except (ValueError, OSError) as error:
-            job.finish(RefusedError(422, str(error)))
-        except Exception as error:  # a fault of ours, or of Pillow's, shall not hurt the batch's other photos
-            job.finish(error)
+            photo.finish(RefusedError(422, str(error)))
+        except Exception as error:  # a bug of ours or Pillow's does not affect the other photos of the batch
+            photo.finish(error)
         return None
 
+    def _read(self, photo: PendingPhoto) -> Prepared:
+        """On a thread of the photos' pool."""
+        pixels = read_photo_bytes(photo.data, NAME, formats=FORMATS)
+        return self.segmenter.prepare(pixels, photo.preprocessing)
+
     async def _run(self, items: list[Prepared]) -> list[Segmentation | RefusedError]:
-        """One pass; where memory runs out, one photo at a time."""
+        """One pass; if memory runs out, one photo at a time."""
         try:
-            return list(await _in(self._network, self._label, items))
+            return list(await self._network.run(self._label, items))
         except MemoryError as error:
             if len(items) == 1:
                 return [RefusedError(413, f"{error}")]
         return [(await self._run([item]))[0] for item in items]
 
     def _label(self, items: list[Prepared]) -> list[Segmentation]:
-        """On one of the network's threads."""
+        """On a thread of the network's pool."""
         alone = not self._waiting and len(self._working) == 1
-        torch.set_num_threads(self._threads if alone else self._threads // self._abreast)  # of this thread
+        torch.set_num_threads(self._threads if alone else self._threads // self._parallel)  # of this thread
         return self.segmenter.run(items)
 
-    async def _encode(self, job: Job, result: Segmentation | RefusedError) -> None:
+    async def _encode(self, photo: PendingPhoto, result: Segmentation | RefusedError) -> None:
         if isinstance(result, RefusedError):
-            return job.finish(result)
+            return photo.finish(result)
         try:
-            job.finish(await _in(self.photos, job.encode, result))
+            photo.finish(await self._photos.run(photo.encode, result))
         except Exception as error:
-            job.finish(error)
+            photo.finish(error)
 
 
-async def _in(pool: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+def affordable_pixels(segmenter: Segmenter, seconds: float) -> int:
+    """Pixels of the largest input that the network labels in about a quarter of `seconds` here.
+
+    The time of a pass grows at most with the square of its pixels (attention), so one small pass gives a safe estimate.
+    Photos with sides up to 2:1 at the size that the weights ask for are always within the result.
+    """
+    side = TIMED_SIDE
+    item = Prepared(np.zeros((side, side, 3), np.uint8), torch.zeros(3, side, side), (side, side))
+    try:
+        segmenter.run([item])  # the first pass is slower
+        start = time.perf_counter()
+        segmenter.run([item])
+    except ValueError:  # an exported file of another fixed size
+        return MAX_NETWORK_PIXELS
+    took = time.perf_counter() - start
+    estimate = side * side * math.sqrt(seconds / (4 * took))
+    preprocessing = segmenter.preprocessing
+    short = preprocessing.short_side
+    own = (0, 0) if short is None else preprocessing.padded_size(preprocessing.resized_size((short, 2 * short)))
+    return min(max(int(estimate), own[0] * own[1]), MAX_NETWORK_PIXELS)

@@ -1,4 +1,4 @@
-"""One JSON object a line: what happened, never what a photo or a file name says."""
+"""Logs as one JSON object per line, and metrics; neither contains image content or file names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOGGER = logging.getLogger("cgrseg.serving")
+LOGGER = logging.getLogger("cgrseg.server")
 
 
 class JsonLines(logging.Formatter):
@@ -35,37 +35,37 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Send our lines and uvicorn's to standard error."""
+    """Log to standard error, uvicorn's messages included."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("cgrseg.serving", "uvicorn"):
+    for name in (LOGGER.name, "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.access").disabled = True  # ours say more
+    logging.getLogger("uvicorn.access").disabled = True  # the lines of RequestMiddleware replace them
 
 
 SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
-    """Requests by route and status, seconds, batch sizes, pixels, and how many photos wait."""
+    """Requests per route and status, seconds, batch sizes, pixels, and the number of photos that wait."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self.requests = Counter("cgrseg_requests", "Requests answered", ("route", "status"), registry=registry)
+        self.requests = Counter("cgrseg_requests", "Requests", ("route", "status"), registry=registry)
         self.seconds = Histogram(
-            "cgrseg_request_seconds", "From the request's headers to its answer", buckets=SECONDS, registry=registry
+            "cgrseg_request_seconds", "From the request's headers to its response", buckets=SECONDS, registry=registry
         )
         self.batch = Histogram(
-            "cgrseg_batch_photos", "Photos in a pass of the network", buckets=(1, 2, 4, 8, 16, 32), registry=registry
+            "cgrseg_batch_photos", "Photos per pass of the network", buckets=(1, 2, 4, 8, 16, 32), registry=registry
         )
         self.pixels = Counter("cgrseg_pixels", "Pixels labelled", registry=registry)
         self.waiting = Gauge("cgrseg_waiting", "Photos that wait", registry=registry, multiprocess_mode="livesum")
 
     def text(self) -> bytes:
-        """All of it, in the exposition format."""
+        """All metrics in the Prometheus exposition format."""
         registry = self._registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
@@ -73,15 +73,15 @@ class Metrics:
         return generate_latest(registry)
 
 
-QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds: counted, but not logged
+UNLOGGED = ("/health", "/ready", "/metrics")  # requested every few seconds: counted, but not logged
 
 
-class Watching:
-    """ASGI middleware.
+class RequestMiddleware:
+    """Logs and counts each request, and adds its ID and security headers to the response.
 
     Args:
-        app: what it watches.
-        metrics: where it counts.
+        app: the application.
+        metrics: its counters.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -110,7 +110,7 @@ class Watching:
             self.metrics.requests.labels(route, status).inc()
             if route == "/v1/segment":
                 self.metrics.seconds.observe(seconds)
-            if route not in QUIET or status >= 500:
+            if route not in UNLOGGED or status >= 500:
                 fields = {
                     "id": number,
                     "method": scope["method"],

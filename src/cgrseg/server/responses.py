@@ -1,4 +1,4 @@
-"""A `Segmentation` as the bytes of an HTTP answer: mask, overlay, shares as JSON, or run lengths."""
+"""A `Segmentation` as the body of an HTTP response: mask, overlay, shares as JSON, or run lengths."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Output = Literal["mask", "overlay", "json", "rle"]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is sent back.
+class EncodedResult:
+    """An encoded result.
 
     Args:
         content: the body.
         media_type: its type.
-        confidence: mean probability of the winning class over the photo, where it was asked for.
+        confidence: mean probability of the predicted class over the photo, if requested.
     """
 
     content: bytes
@@ -31,39 +31,52 @@ class Answer:
     confidence: float | None = None
 
 
-def make_answer(result: Segmentation, output: Output, *, confidence: bool = False) -> Answer:
-    """Encode what was asked for.
+def encode_result(result: Segmentation, output: Output, *, confidence: bool = False) -> EncodedResult:
+    """Encode a result.
 
     "mask" is the palette PNG that `Segmentation.save` writes, "overlay" a JPEG with legend. "json" lists the
-    classes of the photo, the largest first, and "rle" adds where each of them is, see `run_lengths`.
+    classes of the photo, the largest first, and "rle" adds the `run_lengths` of each.
 
     Args:
-        result: of one photo, with its logits if the confidence is wanted.
-        output: which.
-        confidence: add the mean confidence, of the photo and (in JSON) of each class.
+        result: of one photo, with its logits if the confidence is requested.
+        output: the encoding.
+        confidence: add the mean confidence of the photo and (in JSON) of each class.
     """
     values = result.confidence() if confidence else None
     mean = None if values is None else float(values.mean(dtype=np.float64))
     if output in ("json", "rle"):
-        text = json.dumps(describe(result, values, runs=output == "rle"), ensure_ascii=False, separators=(",", ":"))
-        return Answer(text.encode(), "application/json", mean)
+        height, width = result.labels.shape
+        content = {"width": width, "height": height, "classes": describe_classes(result, values, runs=output == "rle")}
+        if mean is not None:
+            content["confidence"] = mean
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return EncodedResult(text.encode(), "application/json", mean)
     buffer = BytesIO()
     if output == "mask":
         picture = render.mask_picture(result.labels, result.label_space)
         picture.save(buffer, format="PNG", compress_type=RUN_LENGTHS)
-        return Answer(buffer.getvalue(), "image/png", mean)
+        return EncodedResult(buffer.getvalue(), "image/png", mean)
     result.overlay().save(buffer, format="JPEG", **JPEG)
-    return Answer(buffer.getvalue(), "image/jpeg", mean)
+    return EncodedResult(buffer.getvalue(), "image/jpeg", mean)
 
 
-def describe(result: Segmentation, confidence: np.ndarray[Any, Any] | None, *, runs: bool) -> dict[str, Any]:
-    """Size of the photo and its classes: id, name, colour, pixels, share; also confidence and run lengths."""
-    height, width = result.labels.shape
-    counts = np.bincount(result.labels.ravel(), minlength=len(result.names))
-    sums = None if confidence is None else np.bincount(result.labels.ravel(), confidence.ravel(), len(result.names))
+def describe_classes(
+    result: Segmentation, confidence: np.ndarray[Any, Any] | None = None, *, runs: bool = False
+) -> list[dict[str, Any]]:
+    """The classes of a photo, the largest first: id, name, color, pixels, share.
+
+    Args:
+        result: of one photo.
+        confidence: [H, W]; adds the mean of each class.
+        runs: add run lengths.
+    """
+    counts, sums = result.counts(), np.zeros(len(result.names))
+    if confidence is not None:
+        for labels, values in zip(result.labels, confidence, strict=True):  # row by row: bincount copies to int64
+            sums += np.bincount(labels, values, len(sums))
     lengths = run_lengths(result.labels) if runs else {}
     classes = []
-    for label in np.argsort(-counts, kind="stable").tolist():
+    for label in map(int, np.argsort(-counts, kind="stable")):
         if counts[label] == 0:
             break
         entry: dict[str, Any] = {
@@ -73,24 +86,21 @@ def describe(result: Segmentation, confidence: np.ndarray[Any, Any] | None, *, r
             "pixels": int(counts[label]),
             "share": float(counts[label] / result.labels.size),
         }
-        if sums is not None:
+        if confidence is not None:
             entry["confidence"] = float(sums[label] / counts[label])
         if runs:
-            entry["rle"] = {"size": [height, width], "counts": lengths[label]}
+            entry["rle"] = {"size": list(result.labels.shape), "counts": lengths[label]}
         classes.append(entry)
-    whole: dict[str, Any] = {"width": width, "height": height, "classes": classes}
-    if confidence is not None:
-        whole["confidence"] = float(confidence.mean(dtype=np.float64))
-    return whole
+    return classes
 
 
 def run_lengths(labels: np.ndarray[Any, Any]) -> dict[int, list[int]]:
-    """Class id -> uncompressed COCO counts: down the columns, left to right, outside and inside in turn.
+    """Class id -> uncompressed COCO counts, down the columns from left to right, alternately outside and inside.
 
-    The first count is of pixels outside (0 where the class begins at once); they sum to H x W.
+    The first count is of pixels outside (0 if the class includes the first pixel); they sum to H x W.
     """
     flat = labels.ravel(order="F")
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))  # of runs of whatever class
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))  # of the runs of all classes
     ends = np.append(starts[1:], flat.size)
     owner = flat[starts]
     order = np.argsort(owner, kind="stable")

@@ -1,5 +1,5 @@
-// The viewer of the page: draws photo, labels and confidence by itself, so that opacity, classes and the slider
-// answer at once. `props.value` is what cgrseg.serving.viewer.payload made, or null.
+// The viewer of the page: draws photo, labels and confidence in the browser, so that opacity, classes and the slider
+// respond at once. `props.value` is the result of cgrseg.web.viewer.payload, or null.
 const find = (selector) => element.querySelector(selector);
 let data = null, ids = null, photo = null, confidence = null, view = "labels", alone = null, opacity = 0.5, drawing = 0;
 
@@ -10,27 +10,27 @@ const load = (address) => new Promise((resolve, reject) => {
   image.src = address;
 });
 
-function sheet(width, height) {
+function newCanvas(width, height) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
   return canvas;
 }
 
-// Class ids stand in the mask: red + 256 * green, with blue 0. Where it is grey, green less blue is 0: red alone.
+// The mask has class ids: red + 256 * green, with blue 0; in a grey mask green - blue is 0, so the id is red.
 function readIds(image) {
-  const pen = sheet(image.width, image.height).getContext("2d", { willReadFrequently: true });
-  pen.drawImage(image, 0, 0);
-  const bytes = pen.getImageData(0, 0, image.width, image.height).data;
+  const context = newCanvas(image.width, image.height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  const bytes = context.getImageData(0, 0, image.width, image.height).data;
   const found = new Uint16Array(bytes.length / 4);
   for (let i = 0; i < found.length; i++) found[i] = bytes[4 * i] + 256 * (bytes[4 * i + 1] - bytes[4 * i + 2]);
   return found;
 }
 
-// One picture of the photo's size: pixels of `alone` (or all) in their colours at `opacity`, the rest shaded.
+// An image of the photo's size: pixels of class `alone` (or all) in their colours at `opacity`, the others dark.
 function layer(width, height) {
-  const canvas = sheet(width, height), pen = canvas.getContext("2d");
-  const picture = pen.createImageData(width, height), bytes = picture.data;
+  const canvas = newCanvas(width, height), context = canvas.getContext("2d");
+  const picture = context.createImageData(width, height), bytes = picture.data;
   const colors = new Map(data.classes.map((each) => [each.id, each.color]));
   for (let i = 0; i < ids.length; i++) {
     const shown = alone === null || ids[i] === alone;
@@ -40,7 +40,7 @@ function layer(width, height) {
     bytes[4 * i + 2] = color[2];
     bytes[4 * i + 3] = shown ? Math.round(255 * opacity) : 200;
   }
-  pen.putImageData(picture, 0, 0);
+  context.putImageData(picture, 0, 0);
   return canvas;
 }
 
@@ -48,17 +48,17 @@ function draw() {
   if (!data) return;
   const canvas = find("canvas"), width = photo.width, height = photo.height;
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const pen = canvas.getContext("2d");
+  const context = canvas.getContext("2d");
   if (view === "confidence" && confidence) {
-    pen.drawImage(confidence, 0, 0, width, height);
+    context.drawImage(confidence, 0, 0, width, height);
     return;
   }
-  pen.drawImage(photo, 0, 0);
+  context.drawImage(photo, 0, 0);
   const from = view === "split" ? Math.round((width * find(".cgr-split").value) / 100) : 0;
-  if (from < width) pen.drawImage(layer(width, height), from, 0, width - from, height, from, 0, width - from, height);
+  if (from < width) context.drawImage(layer(width, height), from, 0, width - from, height, from, 0, width - from, height);
   if (view === "split") {
-    pen.fillStyle = "white";
-    pen.fillRect(from - 1, 0, Math.max(2, width / 400), height);
+    context.fillStyle = "white";
+    context.fillRect(from - 1, 0, Math.max(2, width / 400), height);
   }
 }
 
@@ -116,7 +116,7 @@ async function update() {
     const [image, mask, sure] = await Promise.all([
       load(next.photo), load(next.mask), next.confidence ? load(next.confidence) : null,
     ]);
-    if (turn !== drawing) return; // a newer photo came meanwhile
+    if (turn !== drawing) return; // a newer photo has arrived
     data = next;
     photo = image;
     ids = readIds(mask);

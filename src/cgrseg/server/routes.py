@@ -1,0 +1,229 @@
+"""The routes of the HTTP server (FastAPI)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
+
+import cgrseg
+from cgrseg.inference.segmenter import Segmenter
+
+from .batching import Batcher, PendingPhoto, affordable_pixels
+from .observability import Metrics, RequestMiddleware
+from .responses import Output, encode_result
+from .uploads import BodyReader, Limits, RefusedError, photo_in
+
+T = TypeVar("T")
+BEARER = HTTPBearer(auto_error=False)
+PHOTO = {"type": "string", "format": "binary"}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"file": PHOTO}, "required": ["file"]}},
+            "image/*": {"schema": PHOTO},
+            "application/octet-stream": {"schema": PHOTO},
+        },
+    }
+}
+REFUSALS = {
+    400: "a body without a photo, or a broken form",
+    401: "a missing or wrong key",
+    408: "the request arrived too slowly",
+    413: "too many bytes or pixels",
+    415: "not an image, or an image of another format",
+    422: "a damaged photo, or an invalid query",
+    503: "too many photos are waiting: see Retry-After",
+    504: "no result in time",
+}
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The address, processes and limits of a server.
+
+    Args:
+        host, port: the address to listen on; port 0 takes a free one.
+        workers: processes, each with a model of its own.
+        limits: see `Limits`.
+        key: what `Authorization: Bearer KEY` must contain for /v1; None for no authentication.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    limits: Limits = field(default_factory=Limits)
+    key: str | None = field(default=None, repr=False)
+
+
+def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, *, name: str = "cgrseg") -> FastAPI:
+    """The application.
+
+    Args:
+        segmenter: labels the photos; or a function that makes it, called when the server starts.
+        config: its limits and key.
+        name: of the weights, for /v1/model.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
+        ready, limits = segmenter if isinstance(segmenter, Segmenter) else segmenter(), config.limits
+        if limits.network_pixels == 0:
+            limits = replace(limits, network_pixels=affordable_pixels(ready, limits.seconds))
+        app.state.limits, app.state.bodies = limits, BodyReader(limits)
+        app.state.batcher = Batcher(ready, limits, note_batch=metrics.batch.observe)
+        yield {"read_seconds": limits.read_seconds}  # for TimeoutProtocol
+        await app.state.batcher.close()
+
+    app = FastAPIOffline(  # the page at /docs loads nothing from other hosts
+        title="cgrseg",
+        version=cgrseg.__version__,
+        summary="Labels every pixel of an image",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.metrics, app.state.name = metrics, name
+    app.add_middleware(RequestMiddleware, metrics=metrics)
+    app.add_exception_handler(RefusedError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_query)
+    authorized = [Depends(_require_key(config.key))] if config.key else []
+    responses: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
+    pictures: dict[str, Any] = {"image/png": {}, "image/jpeg": {}, "application/json": {}}
+    responses[200] = {"description": "what `output` asks for", "content": pictures}
+    app.post("/v1/segment", dependencies=authorized, openapi_extra=BODY, responses=responses, response_class=Response)(
+        segment
+    )
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "not ready"}}
+    for method, documented in ((app.get, True), (app.head, False)):
+        method("/v1/model", dependencies=authorized, include_in_schema=documented)(model)
+        method("/health", include_in_schema=documented)(health)
+        method("/ready", responses=not_ready, include_in_schema=documented)(ready)
+        method("/metrics", response_class=Response, include_in_schema=documented)(metrics_text)
+    return app
+
+
+async def segment(
+    request: Request,
+    output: Annotated[Output, Query(description="PNG, JPEG, shares, or shares with run lengths")] = "mask",
+    short_side: Annotated[
+        int | None,
+        Query(ge=0, le=4096, description="shorter side of the network's input; 0: the photo's own"),
+    ] = None,
+    confidence: Annotated[bool, Query(description="add the mean confidence (pictures: in X-Confidence)")] = False,
+) -> Response:
+    """Label one photo, sent as the body or as the one file of a form. The result has the photo's own size."""
+    batcher: Batcher = request.app.state.batcher
+    bodies: BodyReader = request.app.state.bodies
+    batcher.require_room()  # before the body is read
+    body = await bodies.read(request, retry_after=batcher.retry_after())
+    held = len(body)
+    try:
+        body = await photo_in(request, body, request.app.state.limits)
+        preprocessing = batcher.segmenter.preprocessing
+        if short_side is not None:
+            preprocessing = replace(preprocessing, short_side=short_side or None)
+        encode = partial(encode_result, output=output, confidence=confidence)
+
+        async def label() -> Response:
+            data, size, padded = await batcher.check(body, preprocessing)
+            result = await batcher.label(PendingPhoto(data, preprocessing, size, padded, encode))
+            request.app.state.metrics.pixels.inc(size[0] * size[1])
+            request.scope["cgrseg"] = {"output": output, "height": size[0], "width": size[1]}
+            headers = {} if result.confidence is None else {"X-Confidence": f"{result.confidence:.4f}"}
+            return Response(result.content, media_type=result.media_type, headers=headers)
+
+        return await _while_connected(request, label())
+    finally:
+        bodies.release(request, held)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client closes the connection.
+
+    Raises:
+        RefusedError: 400 if it was; no client receives it, but the log shows it.
+    """
+    task = asyncio.create_task(work)
+    closed = asyncio.ensure_future(request.receive())  # after the body, the next message says that it was closed
+    try:
+        await asyncio.wait((task, closed), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise RefusedError(400, "the client closed the connection")
+        return task.result()
+    finally:
+        task.cancel()
+        closed.cancel()
+
+
+async def model(request: Request) -> dict[str, Any]:
+    """The classes, the sizes of the network's input, and the limits."""
+    state = request.app.state
+    segmenter: Segmenter = state.batcher.segmenter
+    labels, preprocessing = segmenter.labels, segmenter.preprocessing
+    classes = zip(labels.names, labels.colors, strict=True)
+    return {
+        "name": state.name,
+        "architecture": segmenter.description.spec.name,
+        "classes": [{"id": i, "name": name, "color": color} for i, (name, color) in enumerate(classes)],
+        "ignore_index": labels.ignore_index,
+        "sizes": {side: getattr(preprocessing, side) for side in ("short_side", "long_side", "pad_multiple")},
+        "limits": asdict(state.limits),
+    }
+
+
+async def health() -> dict[str, str]:
+    """The process responds."""
+    return {"status": "ok"}
+
+
+async def ready(request: Request) -> dict[str, str]:
+    """The model is loaded, its queue makes progress and has room."""
+    batcher: Batcher = request.app.state.batcher
+    batcher.require_progress()
+    batcher.require_room()
+    return {"status": "ready"}
+
+
+async def metrics_text(request: Request) -> Response:
+    """Metrics for Prometheus."""
+    metrics: Metrics = request.app.state.metrics
+    metrics.waiting.set(request.app.state.batcher.waiting)
+    return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _require_key(key: str) -> Callable[..., None]:
+    digest = hashlib.sha256(key.encode()).digest()
+
+    def require_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
+        given = "" if credentials is None else credentials.credentials
+        if not hmac.compare_digest(hashlib.sha256(given.encode()).digest(), digest):
+            raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY")
+
+    return require_key
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"detail": error.message}, error.status, headers)
+
+
+async def _refuse_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
