@@ -6,11 +6,15 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from cgrseg.labels import LabelSpace
 
+Weights = Annotated[str, Parameter(metavar="FILE")]
+Mode = Literal["whole", "slide", "slide-cosine", "scales", "tta"]  # of cgrseg.inference.predictor, which imports torch
 SIDES = range(32, 65536)  # the network needs 32 pixels; a JPEG has at most 65535
 WEIGHTS_SUFFIXES = (".safetensors", ".onnx", ".xml", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -86,11 +90,8 @@ def printable(text: str) -> str:
     return "".join(escaped)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns without lines: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = (
-        [cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))]
-        for row in rows
-    )
-    return printable("\n".join("  ".join(cells).rstrip() for cells in aligned))
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: the first to the left, the others to the right."""
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows]
+    return printable("\n".join(lines))

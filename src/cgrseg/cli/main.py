@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _fail("stopped", code=130)
+        print("cgrseg: stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -36,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error) or "out of memory")
 
 
-def _fail(message: str, *, code: int = 2) -> int:
+def _fail(message: str) -> int:
     from ._common import printable
 
     print(f"cgrseg: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return code
+    return 2
 
 
 def run(arguments: list[str]) -> int:
@@ -67,7 +68,7 @@ def make_app() -> App:
     import cgrseg
 
     from . import export, paper, ship, start, train, use
-    from .recipe import fill_defaults, read_recipe
+    from .recipe import read_recipe
 
     class QuietPipe(Console):
         def on_broken_pipe(self) -> None:
@@ -78,10 +79,10 @@ def make_app() -> App:
         help="Semantic segmentation with CGRSeg: label every pixel of an image.",
         version=lambda: f"cgrseg {cgrseg.__version__}",
         version_flags=("--version", "-V"),
-        default_parameter=Parameter(consume_multiple=True, negative=()),
+        default_parameter=Parameter(consume_multiple=True, negative=(), show_default=default_text),
         config=check_whole_numbers,
         console=QuietPipe(),
-        help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=Box("    \n" * 8), padding=(0, 1, 0, 0))),
+        help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=Box("    \n" * 8), padding=(0, 0, 0, 3))),
         group_commands=Group("Options", sort_key=99),
     )
     groups = {
@@ -95,9 +96,16 @@ def make_app() -> App:
         group = Group(title, sort_key=number)
         for place, command in enumerate(commands):
             app.command(command, group=group, sort_key=place)
-    app["train"].config = (read_recipe, fill_defaults, check_whole_numbers)
+    app["train"].config = (read_recipe, check_whole_numbers)
     app.register_install_completion_command(help="Install completion for your shell.")
     return app
+
+
+def default_text(value: object) -> str | None:
+    """A default for the help pages; None shows nothing."""
+    if value is None or value is False or value in ((), [], {}):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -115,24 +123,44 @@ def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: Argument
 
 def explain(error: CycloptsError) -> str:
     """What is wrong with the command line: Cyclopts' own text, except where ours says more."""
+    from cyclopts import (
+        MissingArgumentError,
+        UnknownCommandError,
+        UnknownOptionError,
+        UnusedCliTokensError,
+        ValidationError,
+    )
+
+    assert error.app is not None
+    hint = f"see `{' '.join(('cgrseg', *(error.command_chain or ())))} --help`"
+    argument, unused = error.argument, list(error.unused_tokens or ())
+    if isinstance(error, UnknownCommandError):
+        return _unknown(unused[0], list(error.app), hint)
+    if isinstance(error, UnknownOptionError):
+        unused = [error.token.keyword or error.token.value]
+    if isinstance(error, UnknownOptionError | MissingArgumentError):
+        names = [name for each in error.app.assemble_argument_collection() for name in each.names]
+        for word in unused:
+            if word.startswith("-") and word.partition("=")[0].replace("_", "-") not in names:
+                return _unknown(word, names, hint)
+    if isinstance(error, MissingArgumentError) and argument is not None:
+        if not error.keyword:
+            return f"{argument.name} is missing: {hint}"
+        count = argument.token_count()[0]
+        return f"{error.keyword} needs {'a value' if count == 1 else f'{count} values'}: {hint}"
+    if isinstance(error, ValidationError) and argument is not None and argument.tokens:
+        rule = error.exception_message.removeprefix("Must be ").rstrip(".")
+        return f"{argument.name} is {argument.tokens[0].value}: it must be {rule}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected {unused[0]}: {hint}"
+    return str(error)
+
+
+def _unknown(word: str, known: list[str], hint: str) -> str:
     from difflib import get_close_matches
 
-    from cyclopts import MissingArgumentError, UnknownOptionError, UnusedCliTokensError, ValidationError
-
-    help_line = f"see `{' '.join(('cgrseg', *(error.command_chain or ())))} --help`"
-    if isinstance(error, UnknownOptionError):
-        in_file = error.token.source != "cli"
-        key = (error.token.keyword or error.token.value).strip("-[]").replace("][", ".").replace("_", "-")
-        known = [name.lstrip("-") for argument in error.argument_collection for name in argument.names]
-        close = [name for name in known if name.endswith(f".{key}")] or get_close_matches(key, known, n=1)
-        if in_file:
-            hint = f"did you mean {close[0].replace('-', '_')}?" if close else "see `cgrseg train --print-config`"
-            return f"{error.token.source} has an unknown key {key.replace('-', '_')}: {hint}"
-        return f"unknown option --{key}: {f'did you mean --{close[0]}?' if close else help_line}"
-    if isinstance(error, MissingArgumentError) and not error.argument.tokens and not error.keyword:
-        return f"{error.argument.name} is missing: {help_line}"
-    if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
-        return f"{error.argument.name} is {error.argument.tokens[0].value}: {error.exception_message}"
-    if isinstance(error, UnusedCliTokensError):
-        return f"unexpected {' '.join(error.unused_tokens or ())}: {help_line}"
-    return str(error)
+    word = word.partition("=")[0]
+    key = word.replace("_", "-")
+    close = [name for name in known if name.endswith(f".{key.lstrip('-')}")] or get_close_matches(key, known, n=1)
+    kind = "option" if word.startswith("-") else "command"
+    return f"unknown {kind} {word}: {f'did you mean {close[0]}?' if close else hint}"

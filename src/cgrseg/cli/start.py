@@ -1,32 +1,39 @@
-"""`cgrseg demo`: a real photo labelled by the weights that come along, then a small model trained from nothing."""
+"""First steps: `cgrseg demo`, `cgrseg app` and `cgrseg doctor`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from ._common import check_weights, columns, printable, split_commas
 
 WEIGHTS = "cgrseg_t-ccp12"
-STEPS = 150  # about a minute on two cores
 
 
-def demo(*, out: Path = Path("outputs/demo"), train: bool = True) -> None:
-    """Label the sample photo that comes with matplotlib, then train the nano model on drawn scenes for a minute.
+def demo(*, out: Path = Path("outputs/demo"), train: bool = True, steps: PositiveInt = 150) -> None:
+    """Label a sample image, then train a small model.
 
-    Writes an overlay and a mask of the photo, and the run folder of the training with its curves and samples;
-    prints the share of each class, the scores, the time taken and where the files are. Needs no download. A
-    second run finds the training done and only scores it again.
+    Labels the sample photo of matplotlib with bundled weights and trains cgrseg_n on synthetic scenes. Writes an
+    overlay, a mask and a run folder with curves and samples; prints class shares, scores and times. Needs no
+    download. When the training is finished, a second run only prints its scores again.
+
+    Example: `cgrseg demo`
 
     Args:
-        out: folder for all of it
-        train: false leaves the training out
+        out: output folder
+        train: train the small model
+        steps: training steps; 150 take about a minute on two cores
     """
     out.mkdir(parents=True, exist_ok=True)
-    label_photo(out)
+    _label_photo(out)
     if train:
-        train_nano(out / "training")
+        _train_nano(out / "training", steps)
 
 
-def label_photo(out: Path) -> None:
-    """The main job."""
+def _label_photo(out: Path) -> None:
     from time import perf_counter
 
     import matplotlib
@@ -47,38 +54,121 @@ def label_photo(out: Path) -> None:
     height, width = segmentation.labels.shape
     print(f"{photo.name}, {width} x {height} pixels, labelled by {WEIGHTS}\n")
     shares = {name: share for name, share in segmentation.areas().items() if share >= 0.0005}
-    for name, share in sorted(shares.items(), key=lambda item: -item[1]):
-        print(f"  {name:<{max(map(len, shares))}}  {share:6.1%}")
-    miou = vars(segmenter.model)["card"]["miou"]
-    print(f"\nweights   {miou:.1f} % mIoU, measured on the test photos of their dataset")
-    print(f"time      {loaded - start:.2f} s to load, {labelled - loaded:.2f} s for the photo")
+    rows = [(name, f"{share:.1%}") for name, share in sorted(shares.items(), key=lambda item: -item[1])]
+    print("\n".join(f"  {line}" for line in columns(rows).splitlines()))
+    print(f"\nweights   {segmenter.description.card['miou']:.1f} % mIoU on the test images of their dataset")
+    print(f"time      {loaded - start:.2f} s to load, {labelled - loaded:.2f} s for the image")
     print(f"overlay   {overlay}\nmask      {mask}\n", flush=True)
 
 
-def train_nano(run: Path) -> None:
-    """Training, scoring and the curve, on scenes that are drawn while it runs."""
+def _train_nano(run: Path, steps: int) -> None:
     import csv
 
+    import cgrseg
     from cgrseg.data.settings import Augmentation
     from cgrseg.training.config import OptimConfig, TrainConfig
-    from cgrseg.training.loop import train as fit
 
-    print(f"training cgrseg_n on drawn scenes for {STEPS} steps: the same as `cgrseg train` with a --data folder")
+    print(f"training cgrseg_n on synthetic scenes for {steps} steps, as `cgrseg train` does with --data FOLDER")
     config = TrainConfig(
         out=str(run),
         model="cgrseg_n",
-        steps=STEPS,
+        steps=steps,
         batch=8,
         augment=Augmentation(crop=96, resize_to=None, scale=(0.375, 0.75)),
         optim=OptimConfig(lr=3e-3),
-        val_every=STEPS // 3,
-        save_every=STEPS // 3,
+        val_every=max(steps // 3, 1),
+        save_every=max(steps // 3, 1),
     )
-    card = fit(config, resume=True)
+    card = cgrseg.train(config, resume=True)
     print("\n  step  val mIoU")
     for row in csv.DictReader((run / "metrics.csv").read_text(encoding="utf-8").splitlines()):
         share = float(row["miou"])
         print(f"  {row['step']:>4}  {share:6.1%}  {'█' * round(40 * share)}")
-    print(f"\ntest      {card['miou']:.1f} % mIoU on scenes that it never saw")
+    print(f"\ntest      {card['miou']:.1f} % mIoU on scenes that were not used for training")
     for name in ("curves.png", "classes.png", "samples.png", "last.safetensors"):
         print(f"{Path(name).stem:<8}  {run / name}")
+
+
+def app(
+    *,
+    weights: Annotated[list[str] | None, Parameter(metavar="FILE...")] = None,
+    device: str = "auto",
+    short_side: int | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = False,
+) -> None:
+    """Open a web page that labels photos, camera and videos.
+
+    The page shows classes, their shares and the confidence of a photo, offers overlay, mask and JSON for download,
+    labels videos, and compares two models. Photos stay on this machine. Needs the extra "app".
+
+    Example: `cgrseg app --browser`
+
+    Args:
+        weights: weights files or names to choose from; default: the bundled weights
+        device: auto, cpu, cuda or cuda:N
+        short_side: shorter side in pixels that images are resized to for the network; default: as stored in the
+            weights
+        host: address to listen on; 0.0.0.0 accepts other machines
+        port: port to listen on; default: the first free port from 7860
+        browser: open the page in the browser
+    """
+    from cgrseg._process import share_cores
+
+    names = split_commas(weights or ())
+    check_weights(*names)
+    share_cores()
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ValueError('the page needs Gradio: pip install "cgrseg[app]"') from error
+
+    from cgrseg.web import launch, make_page
+    from cgrseg.web.choices import Choices
+    from cgrseg.weights.load import list_weights
+
+    names = names or list_weights()
+    if not names:
+        raise ValueError("there are no bundled weights: add --weights FILE")
+    choices = Choices(names, device=device, short_side=short_side)
+    launch(make_page(choices), host=host, port=port, browser=browser)
+
+
+def doctor(*, device: str = "auto") -> int:
+    """Check the installation and label a test image.
+
+    Shows versions, devices, runtimes and optional packages, with the command that installs what is missing. Exit
+    code 1 means that something is broken; missing optional packages are not. Please paste the output into bug
+    reports.
+
+    Example: `cgrseg doctor`
+
+    Args:
+        device: device of the test: auto, cpu, cuda or cuda:N
+    """
+    from collections.abc import Callable
+
+    from cgrseg.measure import environment
+
+    sections: dict[str, Callable[[], list[environment.Finding]]] = {
+        "versions": environment.versions,
+        "devices": environment.devices,
+        "runtimes": environment.runtimes,
+        "optional parts": environment.extras,
+        "weights": lambda: [environment.hub(), environment.self_test(device)],
+    }
+    broken = []
+    for title, check in sections.items():
+        findings = check()
+        width = max(len(finding.name) for finding in findings)
+        print(f"{title}:")
+        for finding in findings:
+            mark = " " if finding.works else "!"
+            print(printable(f" {mark} {finding.name:<{width}}  {finding.state}"))
+            if finding.cure:
+                print(printable(f"   {'':<{width}}  -> {finding.cure}"))
+        broken += [finding.name for finding in findings if not finding.works]
+        print(flush=True)
+    print(f"broken: {', '.join(broken)}" if broken else "all is well")
+    return 1 if broken else 0
