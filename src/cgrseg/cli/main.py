@@ -7,8 +7,10 @@ commands. Nothing heavy is imported before a command runs, so help is quick and 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a part failed, 2 bad input, 130 stopped with Ctrl-C; training has more.
     """
     try:
+        if argv is None:
+            signal.signal(signal.SIGINT, stop)
         code = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
@@ -35,6 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
     except (ValueError, MemoryError) as error:
         return _fail(str(error) or "out of memory")
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """The handler of Ctrl-C: KeyboardInterrupt, except during an import, where C++ code would abort on it."""
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            os.write(2, b"cgrseg: stopped\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _fail(message: str) -> int:
