@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from inspect import BoundArguments
+
     from cyclopts import App, ArgumentCollection, CycloptsError
 
 
@@ -59,17 +61,28 @@ def _fail(message: str) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse the arguments and run the command; mistakes in them are ValueErrors."""
-    from cyclopts import CycloptsError
+    """Run the command of the arguments; returns its exit code."""
+    command, bound = parse(arguments)
 
     from cgrseg._process import keep_memory
+
+    keep_memory()
+    return command(*bound.args, **bound.kwargs) or 0
+
+
+def parse(arguments: list[str]) -> tuple[Callable[..., int | None], BoundArguments]:
+    """The function of a command and its arguments.
+
+    Raises:
+        ValueError: the arguments are wrong.
+    """
+    from cyclopts import CycloptsError
 
     try:
         command, bound, _ = make_app().parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise ValueError(explain(error)) from None
-    keep_memory()
-    return command(*bound.args, **bound.kwargs) or 0
+    return command, bound
 
 
 def make_app() -> App:

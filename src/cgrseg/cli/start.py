@@ -13,7 +13,12 @@ from ._common import check_weights, columns, printable, split_commas
 WEIGHTS = "cgrseg_t-ccp12"
 
 
-def demo(*, out: Path = Path("outputs/demo"), train: bool = True, steps: PositiveInt = 150) -> None:
+def demo(
+    *,
+    out: Path = Path("outputs/demo"),
+    train: Annotated[bool, Parameter(negative="no-train")] = True,
+    steps: PositiveInt = 150,
+) -> None:
     """Label a sample image, then train a small model.
 
     Labels the sample photo of matplotlib with bundled weights and trains cgrseg_n on synthetic scenes. Writes an
