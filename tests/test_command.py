@@ -295,11 +295,11 @@ def test_flags_go_over_the_recipe_and_both_over_the_defaults(
 
 
 def test_values_of_flags_have_the_types_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    words = (
-        "--out x --loggers tensorboard wandb --augment.resize_to none --optim.clip null --val-every 3 --save_every 4"
-    )
+    words = "--out x --loggers tensorboard wandb --augment.resize_to none --optim.clip null --init null --data=null "
+    words += "--val-every 3 --save_every 4 --steps 5 --steps 6"
     config = printed([*words.split(), "--spec.dropout", "0", "--device", "cuda:0"], capsys)
     assert (config.loggers, config.augment.resize_to, config.optim.clip) == (["tensorboard", "wandb"], None, None)
+    assert (config.init, config.data, config.steps) == (None, None, 6)
     assert (config.val_every, config.save_every, config.spec, config.device) == (3, 4, {"dropout": 0}, "cuda:0")
     assert printed(["--out", "x", "--augment.resize-to", "256", "64"], capsys).augment.resize_to == (256, 64)
 

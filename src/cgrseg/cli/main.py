@@ -106,7 +106,9 @@ def make_app() -> App:
         help="Semantic segmentation with CGRSeg: label every pixel of an image.",
         version=lambda: f"cgrseg {cgrseg.__version__}",
         version_flags=("--version", "-V"),
-        default_parameter=Parameter(consume_multiple=True, negative=(), show_default=default_text),
+        default_parameter=Parameter(
+            consume_multiple=True, allow_repeating=True, negative=(), show_default=default_text
+        ),
         config=check_whole_numbers,
         console=QuietPipe(),
         help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=Box("    \n" * 8), padding=(0, 0, 0, 3))),

@@ -27,6 +27,13 @@ def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
 
     from cgrseg.training.config import TrainConfig
 
+    for argument in arguments:  # Cyclopts leaves "null" for a text or nothing as it is
+        if argument.hint == str | None:
+            argument.tokens = [
+                token.evolve(value="", implicit_value=None) if token.value == "null" else token
+                for token in argument.tokens
+            ]
+
     def given(name: str) -> str | None:
         tokens = arguments[name].tokens
         return tokens[0].value if tokens else None

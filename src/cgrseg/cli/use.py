@@ -243,20 +243,19 @@ def _contents(description: Description) -> str:
     lines = [f"classes: {len(labels)}, {labels.ignore_index} is ignored"]
     for index, (name, (red, green, blue)) in enumerate(zip(labels.names, labels.colors, strict=True)):
         lines.append(f"  {index:>{digits}}  {name:<{longest}}  #{red:02x}{green:02x}{blue:02x}")
-    lines += ["", "preprocessing:", _as_yaml(description.preprocessing.to_dict())]
-    lines += ["", "card:", _as_yaml(description.card)]
-    return printable("\n".join(lines))
+    lines += ["", "preprocessing:", *_lines(description.preprocessing.to_dict())]
+    lines += ["", "card:", *_lines(description.card)]
+    return "\n".join(map(printable, lines))
 
 
-def _as_yaml(values: dict[str, Any]) -> str:
-    """Nested values as indented YAML of at most 100 columns."""
-    import yaml
+def _lines(values: dict[str, Any], indent: str = "  ") -> list[str]:
+    """Nested values as indented lines of at most 100 characters."""
+    from textwrap import wrap
 
-    text = yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=98)
-    return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}:", *_lines(value, f"{indent}  ")]
+        else:
+            lines += wrap(f"{key}: {value}", 100, initial_indent=indent, subsequent_indent=f"{indent}    ")
+    return lines
