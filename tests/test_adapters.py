@@ -414,7 +414,7 @@ def test_convert_refuses_with_one_line_and_writes_nothing(
         ([str(checkpoint), "--model", "cgrseg_x"], "no model is called 'cgrseg_x'"),
         ([str(tmp_path / "other.pth")], "other.pth: not a released CGRSeg checkpoint: its first keys are fc.weight"),
         ([str(tmp_path / "partial.pth")], "lacks 1 tensors, first head.gate.conv_mask.bias"),
-        ([str(tmp_path / "absent.pth")], "no weights file at "),
+        ([str(tmp_path / "absent.pth")], "absent.pth: check the path"),
     ]:
         assert main(["convert", *arguments, "--out", str(out)]) == 2
         error = capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -82,16 +82,3 @@ def check_same_classes(ours: LabelSpace, theirs: LabelSpace, *, weights: str, da
     for label, (name, other) in enumerate(zip(ours.names, theirs.names, strict=True)):
         if name != other:
             raise ValueError(f"class {label} is {name!r} in {weights}, but {other!r} in {data}: {cure}")
-
-
-def printable(text: str) -> str:
-    """`text` with control characters, such as terminal escapes, written as \\x1b; line breaks stay."""
-    escaped = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escaped)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the first to the left, the others to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ._common import Weights, check_weights, columns, make_folder, parse_size
+from cgrseg._text import table
+
+from ._common import Weights, check_weights, make_folder, parse_size
 
 if TYPE_CHECKING:
     from cgrseg.deploy.quantize import Quantized
@@ -68,7 +70,7 @@ def export(
         for check in each.checks:
             deviation = "" if check.deviation is None else f"{check.deviation:.1e}"
             rows.append((f"{check.size[0]}x{check.size[1]}", str(check.batch), deviation, f"{check.equal_labels:.6%}"))
-        print(f"{each.path}\n{columns(rows)}\n")
+        print(f"{each.path}\n{table(rows)}\n")
     print("deviation: largest difference of a logit from PyTorch's, in standard deviations of the logits")
     return None
 
@@ -107,4 +109,4 @@ def _print_effects(result: Quantized) -> None:
         kept = "stays in float" if part in result.kept_float else ""
         rows.append((part, f"{effect.error:.4f}", f"{effect.changed:.3%}", kept))
     rows.append(("the file", f"{result.total.error:.4f}", f"{result.total.changed:.3%}", ""))
-    print(f"{columns(rows)}\n")
+    print(f"{table(rows)}\n")

@@ -54,7 +54,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str) -> int:
-    from ._common import printable
+    from cgrseg._text import printable
 
     print(f"cgrseg: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2

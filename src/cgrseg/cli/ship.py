@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from cyclopts.types import Port, PositiveInt
+from cyclopts.types import NonNegativeInt, Port, PositiveInt
 
 from ._common import Weights, check_weights, make_folder, parse_size
 
@@ -95,7 +95,7 @@ def serve(
     read_timeout: float = 20.0,
     max_bytes: PositiveInt = 2**25,
     max_pixels: PositiveInt = 2**25,
-    max_network_pixels: PositiveInt = 2**22,
+    max_network_pixels: NonNegativeInt = 0,
     key_file: Path | None = None,
 ) -> None:
     """Serve label maps over HTTP.
@@ -122,7 +122,8 @@ def serve(
         read_timeout: seconds for a request to arrive; otherwise 408
         max_bytes: largest file
         max_pixels: largest image, width x height, checked before it is decoded
-        max_network_pixels: largest padded input of the network, width x height
+        max_network_pixels: largest padded input of the network, width x height; 0: as many as this machine labels in
+            a quarter of --timeout, measured at the start
         key_file: file with the key
     """
     from cgrseg._process import share_cores
@@ -139,7 +140,7 @@ def serve(
         from cgrseg.server.app import ServerConfig
         from cgrseg.server.app import serve as run
         from cgrseg.server.uploads import Limits
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ValueError(f'the server needs {error.name}: pip install "cgrseg[serve]"') from error
     limits = Limits(
         bytes=max_bytes,

@@ -8,7 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from ._common import check_weights, columns, printable, split_commas
+from cgrseg._text import printable, table
+
+from ._common import check_weights, split_commas
 
 WEIGHTS = "cgrseg_t-ccp12"
 
@@ -60,7 +62,7 @@ def _label_photo(out: Path) -> None:
     print(f"{photo.name}, {width} x {height} pixels, labelled by {WEIGHTS}\n")
     shares = {name: share for name, share in segmentation.areas().items() if share >= 0.0005}
     rows = [(name, f"{share:.1%}") for name, share in sorted(shares.items(), key=lambda item: -item[1])]
-    print("\n".join(f"  {line}" for line in columns(rows).splitlines()))
+    print("\n".join(f"  {line}" for line in table(rows).splitlines()))
     print(f"\nweights   {segmenter.description.card['miou']:.1f} % mIoU on the test images of their dataset")
     print(f"time      {loaded - start:.2f} s to load, {labelled - loaded:.2f} s for the image")
     print(f"overlay   {overlay}\nmask      {mask}\n", flush=True)

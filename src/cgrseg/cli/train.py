@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
+from cgrseg._text import printable
 from cgrseg.data.settings import Format
 from cgrseg.training.config import TrainConfig
 
-from ._common import Mode, Weights, check_same_classes, check_weights, make_folder, printable
+from ._common import Mode, Weights, check_same_classes, check_weights, make_folder
 from .recipe import with_typed_spec
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_data(
     from cgrseg.images.files import save_image
 
     report = inspect(folder, format)
-    print(printable(report.text(limit=limit)))
+    print(report.text(limit=limit))
     if out is not None and report.labels is not None and any(split.pixels.any() for split in report.splits):
         save_image(contact_sheet(list_dataset(folder, format).splits), out)
         print(f"\ncontact sheet in {out}")
@@ -61,56 +62,38 @@ def convert_masks(
     out: Path,
     classes: Path | None = None,
     unknown: Literal["refuse", "ignore", "nearest"] = "refuse",
+    one_based: bool = False,
 ) -> int:
-    """Convert colour masks to class ids.
+    """Convert masks in colours, or with ids from 1, to class ids.
 
     Reads masks that mark classes by colour (or grey level) and writes PNGs of class ids; sub-folders are kept. All
     masks are read before the first is written: if some do not fit, they are listed, nothing is written and the exit
-    code is 1. Without a class list, each colour that fills at least 2x2 pixels somewhere becomes a class, and a
-    classes.json to edit is written beside the masks.
+    code is 1. Without a class list, black and white masks get the classes background and object; otherwise each
+    colour that fills at least 2x2 pixels somewhere becomes a class. A classes.json to edit is then written beside the
+    masks.
 
-    Example: `cgrseg convert-masks colour-masks --out mydata/masks/train --classes classes.json`
+    Example: `cgrseg convert-masks colour-masks --out mydata/masks`
 
     Args:
-        source: folder of the colour masks
+        source: folder of the masks
         out: another folder; existing files are not overwritten
         classes: a classes.json with the colours; default: the one in the source folder or its parent, if any
         unknown: pixels whose colour is not in the list: refuse the mask, ignore these pixels (255 in the mask), or
             use the class of the nearest colour
+        one_based: the masks have ids from 1: subtract 1, and ignore 0
     """
-    if out.resolve() == source.resolve():
-        raise ValueError(f"--out {out} is the source itself: choose another folder")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file: name a folder")
-    listed = [classes] if classes is not None else [source / "classes.json", source.parent / "classes.json"]
-    found = next((path for path in listed if path.is_file()), None)
-    if classes is not None and found is None:
-        raise FileNotFoundError(f"no class list at {classes}")
+    from cgrseg.data.convert_masks import convert_masks
 
-    from tqdm import tqdm
-
-    from cgrseg.data.convert_masks import Palette, convert, discover, find_masks, problems, write_classes
-    from cgrseg.labels import LabelSpace
-
-    masks = [path for path in find_masks(source) if not path.resolve().is_relative_to(out.resolve())]
-    outputs = [out / path.relative_to(source).with_suffix(".png") for path in masks]
-    for path in outputs if found is not None else [*outputs, out / "classes.json"]:
-        if path.exists():
-            raise FileExistsError(f"{path} exists already: choose another --out, or remove it first")
-    palette = Palette.of(LabelSpace.from_classes_json(found) if found is not None else discover(masks))
-    wrong = problems(masks, palette, unknown)
-    if wrong:
-        print(printable("\n".join(wrong)), file=sys.stderr)
-        print(f"{len(wrong)} of {len(masks)} masks don't fit, nothing was written", file=sys.stderr)
+    done = convert_masks(source, out, classes=classes, unknown=unknown, one_based=one_based)
+    if done.problems:
+        print("\n".join(map(printable, done.problems)), file=sys.stderr)
+        print(f"{len(done.problems)} of {done.masks} masks do not fit, nothing was written", file=sys.stderr)
         return 1
-    ignored = total = 0
-    for path, output in zip(tqdm(masks, unit="mask", delay=1, disable=None), outputs, strict=True):
-        left_out, pixels = convert(path, output, palette, unknown)
-        ignored, total = ignored + left_out, total + pixels
-    print(f"{len(masks)} masks, {len(palette.labels)} classes, {ignored / total:.2%} of the pixels ignored -> {out}")
-    if found is None:
-        write_classes(palette.labels, out / "classes.json")
-        print(f"classes named by colour in {out / 'classes.json'}: edit the names, put it beside images/ and masks/")
+    print(f"{done.masks} masks, {len(done.labels)} classes, {done.ignored:.2%} of the pixels ignored -> {out}")
+    if done.note:
+        print(done.note)
+    if done.class_list is not None:
+        print(f"classes in {done.class_list}: edit the names, and put it beside images/ and masks/")
     return 0
 
 
@@ -231,7 +214,7 @@ def val(
         return 0
     how = f"{mode}, window {window}" if mode.startswith("slide") else mode
     place = f"{len(samples)} images of {samples.split} in {data}"
-    print(printable(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s\n\n{text_table(scores)}"))
+    print(printable(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s"), text_table(scores), sep="\n\n")
     if out is not None:
         about: dict[str, object] = {"weights": Path(weights).name, "data": data.resolve().name}
         about |= {"split": samples.split, "mode": how, "format": format}

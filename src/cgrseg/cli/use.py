@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from ._common import Mode, Weights, check_weights, columns, make_folder, parse_size, printable, split_commas
+from cgrseg._text import printable, table
+
+from ._common import Mode, Weights, check_weights, make_folder, parse_size, split_commas
 
 if TYPE_CHECKING:
     from cgrseg.description import Description
-    from cgrseg.inference.sources import Source
     from cgrseg.measure.complexity import Cost
 
 
@@ -76,12 +77,11 @@ def predict(
 
     from cgrseg.inference.sources import find_sources
 
-    found = find_sources(sources, out=Path(out))
+    found = find_sources(sources, out=Path(out), on_skipped=lambda line: print(line, file=sys.stderr))
     videos = [source for source in found if source.is_video]
     if videos and "overlay" not in kinds:
         raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
     jobs = [(source, source.outputs(kinds)) for source in found]
-    _refuse_overwriting(jobs)
     make_folder(Path(out))
 
     from tqdm import tqdm
@@ -110,15 +110,6 @@ def predict(
     return _report(images, time.perf_counter() - start, problems, f"{out}{kept}")
 
 
-def _refuse_overwriting(jobs: list[tuple[Source, dict[str, Path]]]) -> None:
-    """Raise ValueError if an output is one of the inputs."""
-    inputs = {source.path.resolve() for source, _ in jobs}
-    for source, outputs in jobs:
-        for path in outputs.values():
-            if path.resolve() in inputs:
-                raise ValueError(f"the output of {source.path} would overwrite the input {path}: choose another --out")
-
-
 def _report(images: int, seconds: float, problems: list[str], where: str) -> int:
     """Print what failed and how fast it was; returns the exit code."""
     for problem in problems:
@@ -141,7 +132,7 @@ def _predict_on_cluster(
 ) -> int:
     try:
         from cgrseg.cluster import label_on_cluster
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ValueError(f'--engine ray needs {error.name}: pip install "cgrseg[cluster]"') from error
     from tqdm import tqdm
 
@@ -209,7 +200,7 @@ def info(name: str, /, *, size: str = "512x512", num_classes: PositiveInt = 150)
     rows = [("part", "parameters M", "paper's counter G", "true MACs G")]
     rows += [_cost_row(part, each) for part, each in cost.parts.items()] + [_cost_row("total", cost.total)]
     paper, note = _paper_row(model.description)
-    print(columns([*rows, *paper]), note, sep="\n\n")
+    print(table([*rows, *paper]), note, sep="\n\n")
     if stored:
         print(f"\n{_contents(model.description)}")
 
