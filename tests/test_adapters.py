@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import cgrseg
-from cgrseg.cli.convert import convert
 from cgrseg.cli.main import main
 from cgrseg.nn import build
 from cgrseg.nn.backbones.attention_bias import AttentionBias
@@ -394,7 +393,7 @@ def test_convert_writes_weights_that_give_the_checkpoints_numbers(
 @pytest.mark.parametrize("letter", ["T", "B"])
 def test_convert_tells_the_variant_from_the_shapes(letter: str, tmp_path: Path) -> None:
     torch.save(released_state(letter), tmp_path / "released.pth")
-    assert convert(str(tmp_path / "released.pth"), out=str(tmp_path / "out.safetensors")) == 0
+    assert main(["convert", str(tmp_path / "released.pth"), "--out", str(tmp_path / "out.safetensors")]) == 0
     spec = artifact.describe(tmp_path / "out.safetensors").spec
     expected = build(f"cgrseg_{letter.lower()}", context_blocks={"T": 5, "B": 6}[letter]).spec
     assert spec == dataclasses.replace(expected, bias_mode="official")
@@ -415,7 +414,7 @@ def test_convert_refuses_with_one_line_and_writes_nothing(
         ([str(checkpoint), "--model", "cgrseg_x"], "no model is called 'cgrseg_x'"),
         ([str(tmp_path / "other.pth")], "other.pth: not a released CGRSeg checkpoint: its first keys are fc.weight"),
         ([str(tmp_path / "partial.pth")], "lacks 1 tensors, first head.gate.conv_mask.bias"),
-        ([str(tmp_path / "absent.pth")], "no weights file at "),
+        ([str(tmp_path / "absent.pth")], "absent.pth: check the path"),
     ]:
         assert main(["convert", *arguments, "--out", str(out)]) == 2
         error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What can't be labelled is refused with one clear line, before it costs anything."""
+"""Images, weights and options that cannot be used are refused with one line, before any work is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image
 
 from cgrseg.cli.main import main
 from cgrseg.images.photos import read_photo
-from cgrseg.inference.segmenter import Segmenter
 from cgrseg.inference.sources import find_sources
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
@@ -39,16 +38,14 @@ def photo_file(path: Path, size: tuple[int, int] = (64, 48)) -> Path:
     return path
 
 
-def test_a_huge_photo_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = huge_png(tmp_path / "wall.png")
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
-    with pytest.raises(
-        ValueError, match=r"wall\.png is 30000 x 30000, 900 megapixels; the limit is 268: make it smaller"
-    ):
+    with pytest.raises(ValueError, match=r"wall\.png has too many pixels; the limit is 268 megapixels"):
         read_photo(path)
 
 
-def test_a_huge_picture_in_memory_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_image_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with (
         Image.open(huge_png(tmp_path / "wall.png")) as picture,
@@ -59,43 +56,41 @@ def test_a_huge_picture_in_memory_is_refused_too(tmp_path: Path, monkeypatch: py
         read_photo(np.broadcast_to(np.uint8(0), (30_000, 30_000, 3)))
 
 
-def test_below_our_limit_pillow_does_not_warn_and_keeps_its_own(tmp_path: Path) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    with pytest.raises(ValueError, match=r"wall\.png is damaged or cut short"):  # warnings are errors here
+def test_a_large_image_below_the_limit_is_read_without_a_warning(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"wall\.png is damaged or incomplete"):  # warnings are errors here
         read_photo(huge_png(tmp_path / "wall.png", 12_000, 12_000))
-    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
         ("zero.jpg", b"", r"zero\.jpg is empty \(0 bytes\)"),
-        ("notes.jpg", b"this is text, not a photo", r"notes\.jpg is no photo"),
-        ("half.png", b"\x89PNG\r\n\x1a\n\0\0", r"half\.png is no photo"),
+        ("notes.jpg", b"this is text, not an image", r"notes\.jpg is not an image that can be read"),
+        ("half.png", b"\x89PNG\r\n\x1a\n\0\0", r"half\.png is not an image that can be read"),
     ],
 )
-def test_a_file_that_is_no_photo_is_named_with_the_cure(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+def test_a_file_that_is_not_an_image_is_named_with_the_cure(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=words):
         read_photo(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "bmp"])
-def test_a_photo_cut_short_is_named_with_the_cure(tmp_path: Path, suffix: str) -> None:
+def test_an_incomplete_image_is_named_with_the_cure(tmp_path: Path, suffix: str) -> None:
     path = photo_file(tmp_path / f"photo.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=rf"photo\.{suffix} is (damaged or cut short|no photo)"):
+    with pytest.raises(ValueError, match=rf"photo\.{suffix} is (damaged or incomplete|not an image)"):
         read_photo(path)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of damage that it can read past
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damage that it can ignore
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     suffix=st.sampled_from(["jpg", "png", "tif", "webp", "gif", "bmp", "ppm"]),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=30),
     cut=st.integers(0, 10_000),
 )
-def test_damage_anywhere_gives_a_photo_or_one_line(
+def test_damage_anywhere_gives_an_image_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, changes: list[tuple[int, int]], cut: int
 ) -> None:
     path = photo_file(tmp_path_factory.getbasetemp() / f"photo.{suffix}", (20, 10))
@@ -110,7 +105,7 @@ def test_damage_anywhere_gives_a_photo_or_one_line(
 
 
 def test_missing_photos_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg is not there"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg does not exist"):
         read_photo(tmp_path / "nowhere.jpg")
     with pytest.raises(IsADirectoryError, match=f"{tmp_path.name} is a folder"):
         read_photo(tmp_path)
@@ -119,8 +114,8 @@ def test_missing_photos_and_folders_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thing", [None, 3, b"photo.jpg", torch.zeros(3, 8, 8)])
-def test_other_things_are_no_photos(thing: object) -> None:
-    with pytest.raises(ValueError, match="is no photo: give a path"):
+def test_other_types_are_refused(thing: object) -> None:
+    with pytest.raises(ValueError, match="is not an image: give a path"):
         read_photo(thing)
 
 
@@ -147,8 +142,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--save", "overlay,picture"], "'picture' can't be saved: choose from overlay,mask,confidence"),
-        (["--save", ""], "choose from overlay,mask,confidence"),
+        (["--save", "overlay,picture"], "'picture' is not an output: choose from overlay, mask, confidence"),
+        (["--save", ""], "choose from overlay, mask, confidence"),
         (["--batch", "0"], "--batch is 0"),
         (["--short-side", "-5"], "short_side is -5"),
     ],
@@ -163,7 +158,7 @@ def test_bad_flags_are_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "photo", "torch"])
-def test_weights_that_are_none_are_one_line_and_exit_code_2(
+def test_files_that_are_not_weights_are_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     photo = photo_file(tmp_path / "a.jpg")
@@ -196,8 +191,35 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_model_with_another_class_list_is_refused(tmp_path: Path) -> None:
-    model = build("cgrseg_n", num_classes=3)
-    model.labels = LabelSpace.numbered(4)
-    with pytest.raises(ValueError, match=r"3 classes .* has 4"):
-        Segmenter(model)
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_an_output_that_would_overwrite_an_input_is_refused(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], resume: list[str]
+) -> None:
+    photos = [photo_file(tmp_path / name) for name in ("a.jpg", "a.overlay.jpg")]
+    before = [photo.read_bytes() for photo in photos]
+    words = ["predict", *map(str, photos), "--weights", str(weights), "--out", str(tmp_path), *resume]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "would overwrite the source" in error and "use another --out" in error
+    assert [photo.read_bytes() for photo in photos] == before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_files_that_are_left_out_are_named(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo_file(tmp_path / "photos.jpg").rename(tmp_path / "a.jpg")
+    (tmp_path / "notes\x1b[31m.txt").write_text("text")
+    assert main(["predict", str(tmp_path), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert "left out" in error and r"notes\x1b[31m.txt" in error and "\x1b" not in error
+
+
+def test_a_file_that_fails_is_named_without_control_characters_and_the_others_are_labelled(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = photo_file(tmp_path / "a.jpg"), tmp_path / "b\x1b[31m.jpg"
+    bad.write_bytes(b"text")
+    words = ["predict", str(good), str(bad), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main([*words, "--save", "mask", "confidence"]) == 1
+    output = capsys.readouterr()
+    assert "failed: " in output.err and r"b\x1b[31m.jpg" in output.err and "\x1b" not in output.err
+    assert output.out.startswith("1 images in ")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.confidence.png", "a.mask.png"]

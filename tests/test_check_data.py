@@ -41,9 +41,9 @@ def test_warnings_alone_exit_0(squares: Path, capsys: pytest.CaptureFixture[str]
     ("arguments", "complaint"),
     [
         (["nowhere"], "no folder nowhere"),
-        ([".", "--out", "sheet.jpg"], "--out sheet.jpg is no PNG"),
+        ([".", "--out", "sheet.jpg"], "--out sheet.jpg is not a PNG"),
         ([".", "--limit", "-1"], "--limit is -1"),
-        ([".", "--format", "coco"], "--format takes folder or ade20k"),
+        ([".", "--format", "coco"], 'Invalid value "coco" for --format. Choose from: "folder", "ade20k"'),
     ],
 )
 def test_bad_arguments_exit_2_with_one_line(

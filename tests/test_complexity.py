@@ -177,8 +177,8 @@ def test_info_prints_ours_beside_the_papers(
 def test_info_says_that_the_nano_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "cgrseg_n", "--size", "64x96", "--num-classes", "12"]) == 0
     out = capsys.readouterr().out
-    assert "12 classes, photo of 64x96" in out
-    assert "cgrseg_n is ours, not the paper's" in out
+    assert "12 classes, image of 64x96" in out
+    assert "cgrseg_n is not in the paper" in out
     assert not any(line.startswith("paper ") for line in out.splitlines())
 
 
@@ -193,7 +193,7 @@ def test_info_says_that_the_nano_is_ours(capsys: pytest.CaptureFixture[str]) -> 
             ["cgrseg_t", "--size", "512x99999"],
             "--size 512x99999: each side must be between 32 and 65535 pixels",
         ),
-        (["cgrseg_t", "--num-classes", "0"], "num_classes is 0: it must be at least 1"),
+        (["cgrseg_t", "--num-classes", "0"], "--num-classes is 0: it must be > 0"),
     ],
 )
 def test_info_words_bad_input_in_one_line(

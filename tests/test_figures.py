@@ -139,9 +139,9 @@ def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pareto"], "no figure 'pareto': choose from frontier, attention, classes, predictions"),
-        (["attention", "x.jpg"], "attention needs a photo and weights: cgrseg figures attention PHOTO --weights FILE"),
-        (["frontier", "x.jpg"], "frontier takes no photo: leave out x.jpg"),
+        (["pareto"], 'Invalid value "pareto" for FIGURE. Choose from: "frontier", "attention"'),
+        (["attention", "x.jpg"], "attention needs an image and weights: cgrseg figures attention PHOTO --weights FILE"),
+        (["frontier", "x.jpg"], "frontier takes no image: leave out x.jpg"),
         (["predictions", "x.jpg", "--weights", "WEIGHTS"], "predictions compares two models: add --peer FILE"),
         (
             ["attention", "PHOTO", "--weights", "WEIGHTS", "--layer", "context.7"],
@@ -152,7 +152,7 @@ def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: P
             ["attention", "PHOTO", "--weights", "WEIGHTS", "--layer", "context.0", "--channel", "9999"],
             "--channel 9999: context.0 has channels 0 to",
         ),
-        (["predictions", "WEIGHTS", "--weights", "WEIGHTS", "--peer", "WEIGHTS"], "its mask can't be found"),
+        (["predictions", "WEIGHTS", "--weights", "WEIGHTS", "--peer", "WEIGHTS"], "its mask cannot be found"),
     ],
 )
 def test_bad_input_is_worded_in_one_line(

@@ -1,10 +1,9 @@
-"""The house keeps its plan: who may import whom, what is instant, what the pinned requirements say."""
+"""The layers of the package, what its imports cost, and what the pinned requirements contain."""
 
 from __future__ import annotations
 
 import ast
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -14,20 +13,24 @@ from pathlib import Path
 import pytest
 
 import cgrseg
-from cgrseg.cli.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cgrseg"
-FLOORS = [
-    *("_atomic", "_process", "labels", "preprocessing", "nn", "weights", "inference", "data", "evaluation"),
-    *("training", "measure", "deploy", "paper", "serving", "cli"),
+LAYERS = [
+    *("_process", "_text", "typed", "labels", "preprocessing", "description", "images", "nn", "weights"),
+    *("inference", "data", "evaluation", "training", "deploy", "measure", "paper", "server", "web", "cluster", "cli"),
 ]
-DOOR = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` stand outside and see every room
-NN_LIBRARIES = {"torch", "timm", *sys.stdlib_module_names}
+TOP = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` may import everything
+NN_IMPORTS = {"torch", "timm", "labels", "preprocessing", "description", *sys.stdlib_module_names}
+HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "gradio", "fastapi", "ray", "lightning_fabric"}
+VERBS = [
+    *("demo", "app", "doctor", "predict", "info", "check-data", "convert-masks", "train", "val"),
+    *("export", "benchmark", "serve", "push", "convert", "tables", "figures", "study"),
+]
 
 
 def imports(path: Path, source: Path) -> Iterator[tuple[int, str]]:
-    """Line and full dotted name of everything a file of the package imports, wherever in the file."""
+    """Line and full dotted name of everything a file of the package imports, anywhere in the file."""
     package = ("cgrseg", *path.relative_to(source).parent.parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,39 +41,40 @@ def imports(path: Path, source: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def room_of(name: str) -> str:
-    """The room that an import from `cgrseg` ends up in; a public name counts as its home."""
-    home = re.sub(r"^cgrseg\.(\w+)$", lambda match: cgrseg._HOME_OF.get(match[1], match[0]), name)
-    # `import cgrseg` reaches all that the door hands out, the highest of which is the Segmenter.
-    return {"cgrseg": "inference", "cgrseg.__version__": "_atomic"}.get(home) or home.split(".")[1]
+def layer_of(name: str) -> str:
+    """The layer that an import from `cgrseg` ends up in; a public name counts as its module."""
+    module = re.sub(r"^cgrseg\.(\w+)$", lambda match: cgrseg._MODULES.get(match[1], match[0]), name)
+    # `import cgrseg` alone gives access to every public name, the highest of which is `export`.
+    return {"cgrseg": "deploy", "cgrseg.__version__": "_process"}.get(module) or module.split(".")[1]
 
 
-def broken_floors(source: Path) -> list[str]:
-    """One line for each import that the plan forbids."""
-    broken = []
+def wrong_imports(source: Path) -> list[str]:
+    """One line for each import from a higher layer."""
+    wrong = []
     for path in sorted(source.rglob("*.py")):
-        room = path.relative_to(source).parts[0].removesuffix(".py")
-        if room in DOOR:
+        layer = path.relative_to(source).parts[0].removesuffix(".py")
+        if layer in TOP:
             continue
         where = path.relative_to(source)
-        if room not in FLOORS:
-            broken.append(f"{where}: the plan has no room {room}")
+        if layer not in LAYERS:
+            wrong.append(f"{where}: there is no layer {layer}")
             continue
         for line, name in imports(path, source):
-            if name.split(".")[0] != "cgrseg":
-                if room == "nn" and name.split(".")[0] not in NN_LIBRARIES:
-                    broken.append(f"{where}:{line}: nn imports {name}")
+            ours = name.split(".")[0] == "cgrseg"
+            other = layer_of(name) if ours else name.split(".")[0]
+            if other == layer:
                 continue
-            other = room_of(name)
-            if other == room:
-                continue
-            if room == "nn" or other not in FLOORS or FLOORS.index(other) > FLOORS.index(room):
-                broken.append(f"{where}:{line}: {room} imports {name}")
-    return broken
+            if layer == "nn":
+                bad = other not in NN_IMPORTS
+            else:
+                bad = ours and (other not in LAYERS or LAYERS.index(other) > LAYERS.index(layer))
+            if bad:
+                wrong.append(f"{where}:{line}: {layer} imports {name}")
+    return wrong
 
 
-def test_every_room_imports_only_rooms_below_it() -> None:
-    assert broken_floors(SOURCE) == []
+def test_every_package_imports_only_lower_layers() -> None:
+    assert wrong_imports(SOURCE) == []
 
 
 @pytest.mark.parametrize(
@@ -78,72 +82,85 @@ def test_every_room_imports_only_rooms_below_it() -> None:
     [
         ("labels.py", "import cgrseg.preprocessing", "labels imports cgrseg.preprocessing"),
         ("labels.py", "from cgrseg import nn", "labels imports cgrseg.nn"),
-        ("nn/model.py", "from ..labels import LabelSpace", "nn imports cgrseg.labels.LabelSpace"),
+        ("nn/model.py", "from ..images import photos", "nn imports cgrseg.images.photos"),
         ("nn/model.py", "import cgrseg", "nn imports cgrseg"),
         ("nn/backbones/mscan.py", "import numpy as np", "nn imports numpy"),
-        ("nn/backbones/mscan.py", "from ...weights import create", "nn imports cgrseg.weights.load"),
-        (
-            "weights/create.py",
-            "def f():\n    from cgrseg import Segmenter",
-            "weights imports cgrseg.Segmenter",
-        ),
-        (
-            "inference/result.py",
-            "if X:\n    import cgrseg.data.listing",
-            "inference imports cgrseg.data.listing",
-        ),
+        ("nn/backbones/mscan.py", "from ...weights import load", "nn imports cgrseg.weights.load"),
+        ("weights/load.py", "def f():\n    from cgrseg import Segmenter", "weights imports cgrseg.Segmenter"),
+        ("inference/result.py", "if X:\n    import cgrseg.data.listing", "inference imports cgrseg.data.listing"),
         ("measure/speed.py", "from ..cli.main import main", "measure imports cgrseg.cli.main.main"),
-        ("utils/things.py", "import os", "the plan has no room utils"),
+        ("utils/things.py", "import os", "there is no layer utils"),
     ],
 )
-def test_a_planted_import_from_above_is_found(tmp_path: Path, file: str, code: str, complaint: str) -> None:
+def test_an_import_from_a_higher_layer_is_found(tmp_path: Path, file: str, code: str, complaint: str) -> None:
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(code, encoding="utf-8")
-    (found,) = broken_floors(tmp_path)
+    (found,) = wrong_imports(tmp_path)
     assert found.endswith(complaint)
 
 
-def test_imports_from_below_and_within_a_room_are_allowed(tmp_path: Path) -> None:
-    (tmp_path / "inference").mkdir()
+def test_imports_from_lower_layers_and_the_same_package_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
     lines = [
-        "import cgrseg, numpy",
-        "from . import modes",
-        "from .result import Segmentation",
+        "import numpy",
+        "from . import metrics",
+        "from .report import text_table",
         "from ..nn import CGRSeg",
-        "from cgrseg import LabelSpace, __version__, load",
+        "from cgrseg import LabelSpace, Segmenter, __version__, load",
         "from cgrseg.weights.artifact import save",
     ]
-    (tmp_path / "inference" / "segmenter.py").write_text("\n".join(lines), encoding="utf-8")
-    assert broken_floors(tmp_path) == []
+    (tmp_path / "evaluation" / "plots.py").write_text("\n".join(lines), encoding="utf-8")
+    assert wrong_imports(tmp_path) == []
 
 
-INSTANT = {"import cgrseg": "0", "cgrseg --help": "main(['--help'])"} | {
-    f"cgrseg {verb} --help": f"main([{verb!r}, '--help'])" for verb in VERBS
-}
+def modules_of(code: str) -> set[str]:
+    """The top-level packages that a new interpreter has imported after running `code`."""
+    text = f"import sys\n{code}\nprint('\\n', *{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", text], check=True, capture_output=True, text=True)
+    return set(done.stdout.splitlines()[-1].split())
 
 
-def processor_seconds() -> float:
-    """Of all finished children: on a machine that others use, the clock on the wall also shows what they do."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+@pytest.mark.parametrize("words", [[], ["--help"], ["-V"], ["predikt"], *([verb, "--help"] for verb in VERBS)])
+def test_help_and_mistakes_import_nothing_heavy(words: list[str]) -> None:
+    assert not modules_of(f"from cgrseg.cli.main import main\nmain({words})") & HEAVY
 
 
-@pytest.mark.parametrize("what", INSTANT)
-def test_help_and_import_are_instant_and_leave_torch_alone(what: str) -> None:
-    door = "import cgrseg" if what == "import cgrseg" else "from cgrseg.cli.main import main"
-    code = f"import sys\n{door}\ncode = {INSTANT[what]}\nsys.exit('torch' if 'torch' in sys.modules else code)"
-    best = 60.0
-    for _ in range(5):
-        start = processor_seconds()
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        best = min(best, processor_seconds() - start)
-        if best < 0.6:
-            break
-    assert best < 0.6, f"{what} takes {best:.2f} s at best"
+@pytest.mark.parametrize("module", ["cgrseg", "cgrseg.cli.main", "cgrseg.training.config", "cgrseg.labels"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    assert not modules_of(f"import {module}") & HEAVY
 
 
-def test_the_door_hands_out_every_public_name() -> None:
-    assert set(cgrseg._HOME_OF) | {"__version__"} == set(cgrseg.__all__) <= set(dir(cgrseg))
+def test_printing_the_configuration_imports_nothing_heavy() -> None:
+    assert not modules_of("from cgrseg.cli.main import main\nmain(['train', '--print_config'])") & HEAVY
+
+
+@pytest.mark.parametrize("module", ["cgrseg.nn", "cgrseg.inference.pipeline", "cgrseg.weights.load"])
+def test_the_default_models_need_neither_timm_nor_torchvision(module: str) -> None:
+    assert not modules_of(f"import {module}") & {"timm", "torchvision", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "gone.jpg", "--weights", "cgrseg_t-ccp12", "--out", "out"],
+        ["predict", ".", "--weights", "gone.safetensors", "--out", "out"],
+        ["train", "--out", "run", "--data", "nowhere"],
+        ["train", "--out", "run", "--init", "gone.pth"],
+        ["val", "--weights", "gone.onnx", "--data", "."],
+        ["info", "gone.safetensors"],
+        ["export", "--weights", "cgrseg_t-ccp12", "--out", "out", "--int8"],
+        ["convert", "gone.pth", "--out", "out.safetensors"],
+        ["figures", "attention", "gone.jpg", "--weights", "cgrseg_t-ccp12"],
+        ["study", "gone.yaml", "--out", "out"],
+    ],
+)
+def test_cheap_checks_come_before_torch_is_imported(words: list[str]) -> None:
+    code = f"from cgrseg.cli.main import main\nassert main({words}) == 2"
+    assert "torch" not in modules_of(code)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert set(cgrseg._MODULES) | {"__version__"} == set(cgrseg.__all__) <= set(dir(cgrseg))
     for name in cgrseg.__all__:
         assert getattr(cgrseg, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'segmenter_'"):

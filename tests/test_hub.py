@@ -247,7 +247,7 @@ def test_an_empty_card_says_that_nothing_was_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["street", "--terms", "x"], "'street' is no repository of the hub: write USER/NAME"),
+        (["street", "--terms", "x"], "'street' is not a repository of the hub: write USER/NAME"),
         (["me/street"], "doesn't say on which terms its training data may be used: add --terms"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The `cgrseg` command: one file a verb, each thin: parse, call, print."""
+"""The `cgrseg` command."""

@@ -1,9 +1,13 @@
-"""`cgrseg export`: weights become files for ONNX Runtime, OpenVINO and torch.export, proved equal."""
+"""`cgrseg export`: files for ONNX Runtime, OpenVINO and torch.export."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from cgrseg._text import table
+
+from ._common import Weights, check_weights, make_folder, parse_size
 
 if TYPE_CHECKING:
     from cgrseg.deploy.quantize import Quantized
@@ -12,113 +16,97 @@ if TYPE_CHECKING:
 
 def export(
     *,
-    weights: str,
-    out: str,
-    format: Literal["onnx", "openvino", "torch", "aoti", "all"] = "all",
+    weights: Weights,
+    out: Path,
+    format: Literal["onnx", "openvino", "torch", "all"] = "all",
     io: Literal["tensor", "image"] = "tensor",
     size: str | None = None,
     int8: bool = False,
     data: Path | None = None,
-) -> int:
-    """Write weights as files for other runtimes, each compared with PyTorch before it appears.
+) -> None:
+    """Export weights to ONNX, OpenVINO and torch.export.
 
-    NAME.onnx, NAME.xml with NAME.bin (OpenVINO) and NAME.pt2 (torch.export) take any batch, height and width;
-    classes, colours and preprocessing are inside, so `cgrseg predict --weights NAME.onnx` works. The comparison,
-    at five sizes and two batches in each file's own runtime, is printed and saved beside the file. If a file
-    deviates, nothing is written and the exit code is 2. NAME.aoti.pt2, of --format aoti alone, is machine code for
-    this kind of CPU and one --size; making it needs a C++ compiler.
+    NAME.onnx, NAME.xml with NAME.bin (OpenVINO) and NAME.pt2 (torch.export) accept any batch, height and width.
+    Classes, colours and preprocessing are stored inside: `cgrseg predict --weights NAME.onnx` works. Each file is
+    compared with PyTorch in its own runtime at five sizes and two batches, and the result is printed and saved
+    beside it. If a file deviates, nothing is written and the exit code is 2.
 
-    With --int8 they are NAME.int8.onnx and NAME.int8.xml with its .bin, smaller and faster and nearly equal: about
-    100 photos of --data give the ranges of the numbers, parts of the model that would change the labels too much
-    stay in float, and a file that gives fewer than 90 % of the pixels their label is not written.
+    --int8 writes smaller and faster files NAME.int8.onnx and NAME.int8.xml with nearly equal results. They are
+    calibrated on about 100 images of --data; sensitive parts of the model stay in float, and a file that gives fewer
+    than 90 % of the pixels their label is not written.
+
+    Example: `cgrseg export --weights runs/mine/best.safetensors --out exported --format onnx`
 
     Args:
-        weights: a weights file, or the name of weights that come with cgrseg
-        out: folder for the files
-        format: onnx, openvino, torch, all (these three) or aoti
-        io: tensor (normalised image in, logits at an eighth of the size out) or image (uint8 photos in, label
-            maps out, for callers without cgrseg; the photo is not resized); the latter are NAME.image.*
-        size: the only HEIGHTxWIDTH that the files shall take: needed by aoti and by weights in bias mode official
-        int8: write 8-bit files instead (onnx and openvino)
-        data: with --int8: a dataset's folder (its training photos are used) or a folder of photos, at least 8
+        weights: a weights file, the name of bundled weights, or hf:USER/NAME
+        out: output folder
+        format: onnx, openvino, torch or all of them
+        io: tensor (normalised images to logits at 1/8 of the size) or image (uint8 images to label maps, without
+            resizing, for programs that do not use cgrseg; files are called NAME.image.*)
+        size: the only HEIGHTxWIDTH that the files accept; needed for weights in bias mode official
+        int8: write 8-bit files (onnx and openvino)
+        data: with --int8: a dataset's folder, of which the training images are used, or a folder of at least 8 images
     """
-    _refuse_mixed(format, io, size, int8, data)
-    import os
-
+    _check_int8(format, io, size, int8, data)
     fixed = None if size is None else parse_size(size)
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file: name a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--out {out} can't be made ({error.strerror}): name another folder") from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--out {out} can't be written to: name another folder")
+    check_weights(weights)
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"no folder {data}: --data names a dataset's folder or a folder of images")
+    make_folder(out)
 
     from cgrseg.deploy.export import FORMATS
     from cgrseg.deploy.export import export as write
     from cgrseg.weights.load import find_weights, load
 
-    path = find_weights(weights)
+    stem = find_weights(weights).stem
     if data is not None:
         from cgrseg.deploy.quantize import find_photos
 
         photos = find_photos(data)
-    model = load(weights, device="cpu")
-    if data is not None:
-        return _quantize(model, photos, folder, path.stem, format)
+        return _quantize(load(weights, device="cpu"), photos, out, stem, format)
     formats = FORMATS if format == "all" else (format,)
-    for each in write(model, folder, name=path.stem, formats=formats, io=io, size=fixed):
-        print(f"{each.path}\n{'size':>12}{'batch':>7}{'deviation':>12}{'equal labels':>15}")
+    for each in write(load(weights, device="cpu"), out, name=stem, formats=formats, io=io, size=fixed):
+        rows = [("size", "batch", "deviation", "equal labels")]
         for check in each.checks:
             deviation = "" if check.deviation is None else f"{check.deviation:.1e}"
-            place = f"{check.size[0]}x{check.size[1]}"
-            print(f"{place:>12}{check.batch:>7}{deviation:>12}{check.equal_labels:>15.6%}")
+            rows.append((f"{check.size[0]}x{check.size[1]}", str(check.batch), deviation, f"{check.equal_labels:.6%}"))
+        print(f"{each.path}\n{table(rows)}\n")
     print("deviation: largest difference of a logit from PyTorch's, in standard deviations of the logits")
-    return 0
+    return None
 
 
-def _refuse_mixed(format: str, io: str, size: str | None, int8: bool, data: Path | None) -> None:
+def _check_int8(format: str, io: str, size: str | None, int8: bool, data: Path | None) -> None:
     if not int8:
         if data is not None:
-            raise ValueError(f"--data {data} gives the photos of --int8: add --int8, or leave out --data")
+            raise ValueError(f"--data {data} has the images of --int8: add --int8, or leave out --data")
         return
     if data is None:
-        raise ValueError("--int8 is calibrated on photos: add --data FOLDER")
-    if format in ("torch", "aoti"):
-        raise ValueError(f"--int8 makes onnx and openvino files, not {format}: leave out --format {format}")
+        raise ValueError("--int8 is calibrated on images: add --data FOLDER")
+    if format == "torch":
+        raise ValueError(f"--int8 writes onnx and openvino files, not {format}: leave out --format {format}")
     if io == "image":
-        raise ValueError("--int8 makes files of --io tensor only: leave out --io image")
+        raise ValueError("--int8 writes files of --io tensor only: leave out --io image")
     if size is not None:
-        raise ValueError(f"--int8 makes files of any size, which run as fast: leave out --size {size}")
+        raise ValueError(f"--int8 writes files of any size, which run as fast: leave out --size {size}")
 
 
-def _quantize(model: CGRSeg, photos: list[Path], out: Path, name: str, format: str) -> int:
+def _quantize(model: CGRSeg, photos: list[Path], out: Path, name: str, format: str) -> None:
     from cgrseg.deploy.quantize import FORMATS, MAY_CHANGE, quantize
 
     formats = FORMATS if format == "all" else [kind for kind in FORMATS if kind == format]
     for each in quantize(model, photos, out, name=name, formats=formats):
         _print_effects(each)
     print(
-        "error: change of the logits (root mean square) over their standard deviation; changed: share of pixels with\n"
-        f"another label than in float; a part that changes more than {MAY_CHANGE:.2%} alone stays in float"
+        "error: root mean square of the logits' change, divided by their standard deviation; changed: share of pixels\n"
+        f"whose label changes; a part that alone changes more than {MAY_CHANGE:.2%} stays in float"
     )
-    return 0
 
 
 def _print_effects(result: Quantized) -> None:
-    print(f"{result.path}, calibrated on {result.photos[0]} photos, compared on {result.photos[1]} others")
-    print(f"{'int8':<18}{'error':>8}{'changed':>10}")
+    print(f"{result.path}, calibrated on {result.photos[0]} images, compared on {result.photos[1]} others")
+    rows = [("int8", "error", "changed", "")]
     for part, effect in result.alone.items():
-        kept = "  stays in float" if part in result.kept_float else ""
-        print(f"{part:<18}{effect.error:>8.4f}{effect.changed:>10.3%}{kept}")
-    print(f"{'the file':<18}{result.total.error:>8.4f}{result.total.changed:>10.3%}")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH as two numbers from 32 on; ValueError for anything else."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
-        raise ValueError(f"--size {text}: write HEIGHTxWIDTH in pixels from 32 on, such as 512x512")
-    return int(height), int(width)
+        kept = "stays in float" if part in result.kept_float else ""
+        rows.append((part, f"{effect.error:.4f}", f"{effect.changed:.3%}", kept))
+    rows.append(("the file", f"{result.total.error:.4f}", f"{result.total.changed:.3%}", ""))
+    print(f"{table(rows)}\n")

@@ -1,32 +1,240 @@
-"""`cgrseg train`: two folders of photos and masks in, a weights file out."""
+"""Training: `cgrseg check-data`, `convert-masks`, `train` and `val`."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt
+
+from cgrseg._text import printable
+from cgrseg.data.settings import Format
 from cgrseg.training.config import TrainConfig
 
+from ._common import Mode, Weights, check_same_classes, check_weights, make_folder
+from .recipe import with_typed_spec
 
-def train(*, config: TrainConfig, resume: bool = False) -> int:
-    """Train a model on labelled photos, or without --data on drawn scenes.
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-    A dataset folder holds images/{train,val,test}, masks/{train,val,test} and classes.json. The run folder gets
-    best.safetensors and last.safetensors, which every verb takes as --weights, config.yaml, the log
-    (train.jsonl), the scores (metrics.csv), pictures of both, and the state from which --resume goes on: to the
-    same bits as a run that was never stopped.
+
+def check_data(
+    folder: Path, /, *, format: Format = "folder", out: Path | None = None, limit: NonNegativeInt = 10
+) -> int:
+    """Find errors in a dataset before training.
+
+    Opens every image and mask; prints counts, sizes, class shares, and each finding with file, value and cure. The
+    exit code is 1 for errors that would ruin a training: images without a mask, unreadable files, masks of another
+    size or in colours, ids outside the class list, images in several splits. Warnings (unused files, absent classes,
+    smoothed masks, duplicates within a split) leave it 0.
+
+    Example: `cgrseg check-data mydata --out mydata.png`
 
     Args:
-        resume: go on with the run in --out from its last state, or begin it where there is none
+        folder: the dataset's folder
+        format: the dataset's format
+        out: a PNG to write: images of each split beside their masks, with a legend
+        limit: number of findings shown of each kind; 0 shows all
     """
-    import sys
-    from pathlib import Path
+    if out is not None and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out} is not a PNG: use a name that ends in .png")
 
-    from cgrseg.training.loop import train as run
+    from cgrseg.data.check import inspect
+    from cgrseg.data.contact_sheet import contact_sheet
+    from cgrseg.data.listing import list_dataset
+    from cgrseg.images.files import save_image
+
+    report = inspect(folder, format)
+    print(report.text(limit=limit))
+    if out is not None and report.labels is not None and any(split.pixels.any() for split in report.splits):
+        save_image(contact_sheet(list_dataset(folder, format).splits), out)
+        print(f"\ncontact sheet in {out}")
+    return 1 if report.errors else 0
+
+
+def convert_masks(
+    source: Path,
+    /,
+    *,
+    out: Path,
+    classes: Path | None = None,
+    unknown: Literal["refuse", "ignore", "nearest"] = "refuse",
+    one_based: bool = False,
+) -> int:
+    """Convert masks in colours, or with ids from 1, to class ids.
+
+    Reads masks that mark classes by colour (or grey level) and writes PNGs of class ids; sub-folders are kept. All
+    masks are read before the first is written: if some do not fit, they are listed, nothing is written and the exit
+    code is 1. Without a class list, black and white masks get the classes background and object; otherwise each
+    colour that fills at least 2x2 pixels somewhere becomes a class. A classes.json to edit is then written beside the
+    masks.
+
+    Example: `cgrseg convert-masks colour-masks --out mydata/masks`
+
+    Args:
+        source: folder of the masks
+        out: another folder; existing files are not overwritten
+        classes: a classes.json with the colours; default: the one in the source folder or its parent, if any
+        unknown: pixels whose colour is not in the list: refuse the mask, ignore these pixels (255 in the mask), or
+            use the class of the nearest colour
+        one_based: the masks have ids from 1: subtract 1, and ignore 0
+    """
+    from cgrseg.data.convert_masks import convert_masks
+
+    done = convert_masks(source, out, classes=classes, unknown=unknown, one_based=one_based)
+    if done.problems:
+        print("\n".join(map(printable, done.problems)), file=sys.stderr)
+        print(f"{len(done.problems)} of {done.masks} masks do not fit, nothing was written", file=sys.stderr)
+        return 1
+    print(f"{done.masks} masks, {len(done.labels)} classes, {done.ignored:.2%} of the pixels ignored -> {out}")
+    if done.note:
+        print(done.note)
+    if done.class_list is not None:
+        print(f"classes in {done.class_list}: edit the names, and put it beside images/ and masks/")
+    return 0
+
+
+def train(
+    *,
+    config: Path | None = None,
+    run: Annotated[TrainConfig, Parameter(name="*", negative=None, negative_iterable=())],
+    resume: bool = False,
+    print_config: bool = False,
+) -> int:
+    """Train a model on a dataset, or on synthetic scenes.
+
+    A dataset folder has images/{train,val,test}, masks/{train,val,test} and classes.json. The run folder gets
+    best.safetensors and last.safetensors for --weights of other commands, config.yaml, the log (train.jsonl), the
+    scores (metrics.csv), plots of both, and the state for --resume, which continues to the same bits as a run that
+    was not stopped.
+
+    Example: `cgrseg train --data mydata --init cgrseg_t-ccp12 --out runs/mine`
+
+    Args:
+        config: a recipe (YAML); flags take precedence
+        resume: continue the run in --out, with its own configuration unless --config is given
+        print_config: print the whole configuration as a recipe, and do not train
+    """
+    run = with_typed_spec(run)
+    if print_config:
+        import yaml
+
+        print(yaml.safe_dump(run.to_dict(), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes only this one prints
+    if run.data is None and first:
+        print("no --data: training on synthetic scenes", file=sys.stderr)
+    if run.data is not None and not Path(run.data).is_dir():
+        raise FileNotFoundError(f"no folder {run.data}: check the path of the dataset")
+    if not resume and Path(run.out, "config.yaml").is_file():
+        raise ValueError(f"{run.out} holds a run already: add --resume, or choose another --out")
+    check_weights(run.init)
+
+    import cgrseg
+    from cgrseg.nn import find_spec
     from cgrseg.training.progress import Stopped
 
+    find_spec(run.model, **run.spec)  # a wrong name is found before the dataset is read
     try:
-        card = run(config, resume=resume)
+        card = cgrseg.train(run, resume=resume)
     except Stopped as stop:
         print(f"cgrseg: {stop}", file=sys.stderr)
         return stop.exit_code
-    if card is not None:
-        print(f"{card['split']} mIoU {card['miou']} %, weights in {Path(config.out) / 'last.safetensors'}")
+    if first:
+        print(f"{card['split']} mIoU {card['miou']} %, weights in {Path(run.out) / 'last.safetensors'}")
     return 0
+
+
+def val(
+    *,
+    weights: Weights,
+    data: Path,
+    format: Format = "folder",
+    split: Literal["train", "val", "test"] | None = None,
+    mode: Mode = "whole",
+    tta: bool = False,
+    window: int = 512,
+    out: Path | None = None,
+    device: str = "auto",
+    bf16: bool = False,
+) -> int:
+    """Evaluate weights on a labelled split: mIoU per class.
+
+    Scores at the size of each image. Prints IoU, accuracy, precision and boundary IoU of each class, and mIoU. With
+    --out it also writes tables, JSON, the confusion matrix, a bar chart, and the 20 worst images beside their masks.
+
+    Example: `cgrseg val --weights runs/mine/best.safetensors --data mydata --out report`
+
+    Args:
+        weights: a weights file, the name of bundled weights, or a file of `cgrseg export`
+        data: the dataset's folder; its classes must be those of the weights
+        format: the dataset's format
+        split: default: test if there is one, otherwise val
+        mode: whole image; slide (overlapping windows), slide-cosine (windows weighted towards their centre), scales
+            (average over six scales from 0.5 to 1.75) or tta (these and their flips)
+        tta: the same as --mode tta
+        window: side of the windows in pixels
+        out: output folder of the report
+        device: auto, cpu, cuda or cuda:N
+        bf16: compute in bfloat16 if the device supports it: faster, a few labels change
+    """
+    if tta and mode not in ("whole", "tta"):
+        raise ValueError(f"--tta is a mode itself: leave out --tta or --mode {mode}")
+    mode = "tta" if tta else mode
+    if window < 32:
+        raise ValueError(f"--window is {window}: it must be at least 32 pixels")
+    check_weights(weights)
+    if not data.is_dir():
+        raise FileNotFoundError(f"no folder {data}: check the path of the dataset")
+    if out is not None:
+        make_folder(out)
+
+    from dataclasses import asdict
+    from time import perf_counter
+
+    import cgrseg
+    from cgrseg.data.listing import open_dataset
+    from cgrseg.evaluation.report import text_table, write_report
+
+    has_test = format == "folder" and (data / "images" / "test").is_dir()
+    samples = open_dataset(data, split or ("test" if has_test else "val"), format)
+    fabric = _launched(device)
+    own_device = device if fabric is None else fabric.device
+    segmenter = cgrseg.Segmenter(weights, device=own_device, mode=mode, window=window, bf16=bf16)
+    check_same_classes(segmenter.labels, samples.labels, weights=weights, data=data)
+    predictor = segmenter.predictor
+
+    start = perf_counter()
+    scores = cgrseg.evaluate(predictor, samples, fabric=fabric)
+    seconds = perf_counter() - start
+    if fabric is not None and not fabric.is_global_zero:  # only the first process prints
+        return 0
+    how = f"{mode}, window {window}" if mode.startswith("slide") else mode
+    place = f"{len(samples)} images of {samples.split} in {data}"
+    print(printable(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s"), text_table(scores), sep="\n\n")
+    if out is not None:
+        about: dict[str, object] = {"weights": Path(weights).name, "data": data.resolve().name}
+        about |= {"split": samples.split, "mode": how, "format": format}
+        about |= {"spec": asdict(segmenter.description.spec)}  # by which `cgrseg tables` knows the row
+        write_report(out, scores, samples, lambda photo: segmenter(photo).labels, about)
+        print(f"\nreport in {out}")
+    return 0
+
+
+def _launched(device: str) -> Fabric | None:
+    """The engine of the processes that torchrun started; None for a single process."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return None
+    from lightning_fabric import Fabric
+
+    from cgrseg.weights.load import usable_device
+
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    kind = usable_device(device).type
+    fabric = Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy="ddp")
+    fabric.launch()
+    return fabric

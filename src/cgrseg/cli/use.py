@@ -1,0 +1,252 @@
+"""Using a model: `cgrseg predict` and `cgrseg info`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from cgrseg._text import printable, table
+
+from ._common import Mode, Weights, check_weights, make_folder, parse_size, split_commas
+
+if TYPE_CHECKING:
+    from cgrseg.description import Description
+    from cgrseg.measure.complexity import Cost
+
+
+def predict(
+    sources: list[str],
+    /,
+    *,
+    weights: Weights,
+    out: Annotated[str, Parameter(metavar="FOLDER")],
+    save: Annotated[list[str] | None, Parameter(metavar="KIND...")] = None,
+    mode: Mode = "whole",
+    window: int = 512,
+    batch: PositiveInt = 1,
+    short_side: int | None = None,
+    device: str = "auto",
+    bf16: bool = False,
+    resume: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: PositiveInt | None = None,
+) -> int:
+    """Label images and videos.
+
+    For photo.jpg it writes photo.overlay.jpg (the classes over the image, with a legend) and photo.mask.png (class
+    ids, with the class colours as palette); for clip.mp4 it writes clip.overlay.mp4 and clip.legend.jpg. Sub-folders
+    are kept. Files are written atomically. Files that cannot be labelled are listed at the end, and the exit code is
+    then 1.
+
+    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled`
+
+    Args:
+        sources: images, videos, folders (with sub-folders) or quoted globs; with --engine ray also URLs, Parquet
+            tables with a column path, or name and bytes, and WebDataset tars
+        weights: a weights file, the name of bundled weights, hf:USER/NAME, or a file of `cgrseg export`
+        out: output folder
+        save: outputs of an image: overlay, mask, confidence (white is certain), and with --engine ray parquet (a
+            table of masks, shares and confidence); default: overlay mask
+        mode: whole image; slide (overlapping windows, for large images), slide-cosine (windows weighted towards
+            their centre), scales (average over six scales) or tta (scales and flips: most accurate, slowest)
+        window: side of the windows in pixels
+        batch: images of equal size that are processed together; more than 1 helps on a GPU
+        short_side: shorter side in pixels that images are resized to for the network, 0 for no resizing; default:
+            as stored in the weights. Outputs have the size of the image
+        device: auto, cpu, cuda or cuda:N
+        bf16: compute in bfloat16 if the device supports it: faster, a few labels change
+        resume: keep existing outputs and make the missing ones
+        engine: local, or ray for the machines of a Ray cluster
+        workers: number of models of --engine ray, each on a core or a GPU; default: as many as fit
+    """
+    kinds = split_commas(["overlay", "mask"] if save is None else save)
+    check_weights(weights)
+    if engine == "ray":
+        _check_kinds(kinds, more=("parquet",))
+        if bf16 or mode != "whole":
+            raise ValueError(f"{'--bf16' if bf16 else f'--mode {mode}'} needs --engine local")
+        return _predict_on_cluster(sources, weights, out, kinds, batch, short_side, device, resume, workers)
+    if workers is not None:
+        raise ValueError(f"--workers {workers} belongs to --engine ray: add it, or leave out --workers")
+    _check_kinds(kinds)
+
+    from cgrseg.inference.sources import find_sources
+
+    found = find_sources(sources, out=Path(out), on_skipped=lambda line: print(line, file=sys.stderr))
+    videos = [source for source in found if source.is_video]
+    if videos and "overlay" not in kinds:
+        raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
+    jobs = [(source, source.outputs(kinds)) for source in found]
+    make_folder(Path(out))
+
+    from tqdm import tqdm
+
+    from cgrseg.inference.pipeline import segment_files
+    from cgrseg.inference.segmenter import Segmenter
+    from cgrseg.inference.video import require_pyav
+
+    if videos:
+        require_pyav()
+    segmenter = Segmenter(weights, device=device, mode=mode, window=window, short_side=short_side, bf16=bf16)
+    if resume:
+        jobs = [
+            (source, {kind: path for kind, path in outputs.items() if not path.exists()}) for source, outputs in jobs
+        ]
+        jobs = [(source, outputs) for source, outputs in jobs if outputs]
+
+    images, problems, start = 0, [], time.perf_counter()
+    with tqdm(total=None if videos else len(jobs), unit="image", disable=None if jobs else True) as progress:
+        for done, problem in segment_files(segmenter, jobs, batch=batch):
+            images += done
+            progress.update(done if problem is None else 1)
+            if problem is not None:
+                problems.append(problem)
+    kept = f", {len(found) - len(jobs)} of {len(found)} sources were already done" if resume else ""
+    return _report(images, time.perf_counter() - start, problems, f"{out}{kept}")
+
+
+def _report(images: int, seconds: float, problems: list[str], where: str) -> int:
+    """Print what failed and how fast it was; returns the exit code."""
+    for problem in problems:
+        print(f"failed: {printable(problem)}", file=sys.stderr)
+    seconds = max(seconds, 1e-9)
+    print(f"{images} images in {seconds:.1f} s ({images / seconds:.1f} images/s) -> {where}")
+    return 1 if problems else 0
+
+
+def _predict_on_cluster(
+    sources: list[str],
+    weights: Weights,
+    out: str,
+    kinds: list[str],
+    batch: int,
+    short_side: int | None,
+    device: str,
+    resume: bool,
+    workers: int | None,
+) -> int:
+    try:
+        from cgrseg.cluster import label_on_cluster
+    except ModuleNotFoundError as error:
+        raise ValueError(f'--engine ray needs {error.name}: pip install "cgrseg[cluster]"') from error
+    from tqdm import tqdm
+
+    start = time.perf_counter()
+    with tqdm(unit="image", disable=None) as progress:
+        summary = label_on_cluster(
+            sources,
+            weights=weights,
+            out=out,
+            kinds=kinds,
+            batch=batch,
+            short_side=short_side,
+            device=device,
+            workers=workers,
+            resume=resume,
+            progress=progress.update,
+        )
+    problems = list(summary.errors)
+    if more := summary.failed - len(problems):
+        problems.append(f"{more} more, see {out}/manifest")
+    kept = f", {summary.there} were already done" if resume else ""
+    return _report(summary.photos, time.perf_counter() - start, problems, f"{out}{kept}")
+
+
+def _check_kinds(kinds: list[str], more: tuple[str, ...] = ()) -> None:
+    from cgrseg.inference.sources import PHOTO_OUTPUTS
+
+    known = (*PHOTO_OUTPUTS, *more)
+    for kind in kinds or [""]:
+        if kind not in known:
+            raise ValueError(f"--save: {kind!r} is not an output: choose from {', '.join(known)}")
+
+
+def info(name: str, /, *, size: str = "512x512", num_classes: PositiveInt = 150) -> None:
+    """Print the size, cost and content of a model.
+
+    Prints parameters, operations as counted in the paper (its "FLOPs") and true multiply-adds of each part, beside
+    the paper's numbers; of a weights file also its classes, preprocessing and card.
+
+    Example: `cgrseg info cgrseg_t-ccp12`
+
+    Args:
+        name: a model such as cgrseg_t, a weights file (.safetensors), or the name of bundled weights
+        size: height and width of the image that operations are counted for
+        num_classes: number of classes of a model given by name
+    """
+    shape = parse_size(size)
+    check_weights(name)
+
+    import torch
+
+    from cgrseg.measure.complexity import complexity
+    from cgrseg.nn import VARIANTS, build
+    from cgrseg.weights.load import list_weights, load
+
+    stored = name not in VARIANTS and (Path(name).suffix != "" or Path(name).exists() or name in list_weights())
+    if stored:
+        model = load(name, device="cpu")
+    else:
+        with torch.device("meta"):  # shapes without values
+            model = build(name, num_classes=num_classes)
+    cost = complexity(model, shape)
+    spec = model.spec
+    print(f"{printable(name)}: {spec.name} on {spec.backbone}, {spec.num_classes} classes, image of {size}\n")
+    rows = [("part", "parameters M", "paper's counter G", "true MACs G")]
+    rows += [_cost_row(part, each) for part, each in cost.parts.items()] + [_cost_row("total", cost.total)]
+    paper, note = _paper_row(model.description)
+    print(table([*rows, *paper]), note, sep="\n\n")
+    if stored:
+        print(f"\n{_contents(model.description)}")
+
+
+def _cost_row(part: str, cost: Cost) -> tuple[str, str, str, str]:
+    return part, f"{cost.parameters / 1e6:.4f}", f"{cost.paper_flops / 1e9:.4f}", f"{cost.macs / 1e9:.4f}"
+
+
+def _paper_row(description: Description) -> tuple[list[tuple[str, str, str, str]], str]:
+    """The paper's own numbers of an architecture, if it has any, and a line about them."""
+    from dataclasses import replace
+
+    from cgrseg.nn import VARIANTS
+    from cgrseg.paper.published import published
+
+    spec = description.spec
+    row = next((row for row in published()[0].rows if row.ours == {"model": spec.name}), None)
+    if row is None:
+        return [], f"{spec.name} is not in the paper"
+    variant = VARIANTS[spec.name]
+    free = ("num_classes", "dropout", "drop_path", "bias_mode")  # these do not change the architecture
+    if replace(spec, **{field: getattr(variant, field) for field in free}) != variant:
+        return [], f"its architecture differs from the paper's {spec.name}"
+    return [("paper", str(row.params_m), str(row.flops_g), "")], "paper: its Table 1, for 512x512 and 150 classes"
+
+
+def _contents(description: Description) -> str:
+    """Classes with their colours, preprocessing and card of a weights file."""
+    labels = description.labels
+    digits, longest = len(str(len(labels) - 1)), max(map(len, labels.names))
+    lines = [f"classes: {len(labels)}, {labels.ignore_index} is ignored"]
+    for index, (name, (red, green, blue)) in enumerate(zip(labels.names, labels.colors, strict=True)):
+        lines.append(f"  {index:>{digits}}  {name:<{longest}}  #{red:02x}{green:02x}{blue:02x}")
+    lines += ["", "preprocessing:", *_lines(description.preprocessing.to_dict())]
+    lines += ["", "card:", *_lines(description.card)]
+    return "\n".join(map(printable, lines))
+
+
+def _lines(values: dict[str, Any], indent: str = "  ") -> list[str]:
+    """Nested values as indented lines of at most 100 characters."""
+    from textwrap import wrap
+
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}:", *_lines(value, f"{indent}  ")]
+        else:
+            lines += wrap(f"{key}: {value}", 100, initial_indent=indent, subsequent_indent=f"{indent}    ")
+    return lines
