@@ -145,7 +145,8 @@ class OpenVINONetwork:
             settings["INFERENCE_NUM_THREADS"] = threads
         self.model = core.read_model(model) if isinstance(model, str | Path) else model
         known = self.model.has_rt_info(METADATA_KEY)
-        self.metadata: str = str(self.model.get_rt_info(METADATA_KEY).astype(str)) if known else ""
+        text = self.model.get_rt_info(METADATA_KEY).astype(str) if known else ""
+        self.metadata = str(text)
         classes = self.model.outputs[0].get_partial_shape()
         known = classes.rank.is_static and len(classes) > 1 and classes[1].is_static
         self.classes = int(classes[1].get_length()) if known else None
