@@ -144,12 +144,11 @@ class OpenVINONetwork:
         if threads is not None and place == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
         self.model = core.read_model(model) if isinstance(model, str | Path) else model
-        known = self.model.has_rt_info(METADATA_KEY)
-        text = self.model.get_rt_info(METADATA_KEY).astype(str) if known else ""
-        self.metadata = str(text)
-        classes = self.model.outputs[0].get_partial_shape()
-        known = classes.rank.is_static and len(classes) > 1 and classes[1].is_static
-        self.classes = int(classes[1].get_length()) if known else None
+        has_metadata = self.model.has_rt_info(METADATA_KEY)
+        self.metadata = str(self.model.get_rt_info(METADATA_KEY).astype(str)) if has_metadata else ""
+        shape = self.model.outputs[0].get_partial_shape()
+        known = shape.rank.is_static and len(shape) > 1 and shape[1].is_static
+        self.classes: int | None = shape[1].get_length() if known else None
         self._name = str(model) if isinstance(model, str | Path) else "the model"
         self._place, self._settings = place, settings
         self._general: _Compiled | None = None
