@@ -147,8 +147,8 @@ class OpenVINONetwork:
         has_metadata = self.model.has_rt_info(METADATA_KEY)
         self.metadata = str(self.model.get_rt_info(METADATA_KEY).astype(str)) if has_metadata else ""
         shape = self.model.outputs[0].get_partial_shape()
-        known = shape.rank.is_static and len(shape) > 1 and shape[1].is_static
-        self.classes: int | None = shape[1].get_length() if known else None
+        fixed = bool(shape.rank.is_static and len(shape) > 1 and shape[1].is_static)
+        self.classes: int | None = shape[1].get_length() if fixed else None
         self._name = str(model) if isinstance(model, str | Path) else "the model"
         self._place, self._settings = place, settings
         self._general: _Compiled | None = None
