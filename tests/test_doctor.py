@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def test_a_broken_runtime_is_broken_and_not_a_crash(
 def test_wrong_arithmetic_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     def rough(self: Segmenter, model: object, **options: object) -> None:
         original(self, model, **options)  # type: ignore[arg-type]
-        if next(self.model.parameters()).dtype == torch.float32:
-            self.model.bfloat16()
+        network = self.predictor.network
+        if network.dtype == torch.float32:
+            self.predictor.network = replace(network, run=network.run.bfloat16(), dtype=torch.bfloat16)
 
     original = Segmenter.__init__
     monkeypatch.setattr(Segmenter, "__init__", rough)
@@ -76,4 +78,4 @@ def test_wrong_arithmetic_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unknown_device_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--device", "gpu"]) == 2
-    assert "device 'gpu' can't be used" in capsys.readouterr().err
+    assert "device 'gpu' cannot be used" in capsys.readouterr().err

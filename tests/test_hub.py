@@ -248,7 +248,7 @@ def test_an_empty_card_says_that_nothing_was_recorded(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["street", "--terms", "x"], "'street' is not a repository of the hub: write USER/NAME"),
-        (["me/street"], "doesn't say on which terms its training data may be used: add --terms"),
+        (["me/street"], "does not state the terms of its training data: add --terms"),
     ],
 )
 def test_what_cannot_be_pushed_is_one_line(
@@ -262,7 +262,7 @@ def test_what_cannot_be_pushed_is_one_line(
 def test_a_refused_push_says_how_to_log_in(hub: FakeHub, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub.refuses = True
     assert push(weights) == 2
-    assert "me/street can't be written on the Hugging Face hub (status 401): log in with" in capsys.readouterr().err
+    assert "me/street cannot be written on the Hugging Face hub (status 401): log in with" in capsys.readouterr().err
 
 
 def test_offline_a_push_goes_nowhere_and_says_so(

@@ -286,7 +286,7 @@ def test_a_bad_file_is_not_written(
     monkeypatch.setattr(quantizing, "write_program", lambda *_: None)
     copied = {"onnx": lambda source, target, *_: target.write_bytes((folder / "street.int8.onnx").read_bytes())}
     monkeypatch.setattr(quantizing, "QUANTIZERS", copied)
-    with pytest.raises(ValueError, match=r"street\.int8\.onnx gives \d.* nothing was written"):
+    with pytest.raises(ValueError, match=r"street\.int8\.onnx keeps the label of \d.* nothing was written"):
         quantize(model, find_photos(photos), tmp_path, name="street", formats=["onnx"])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there before"]
 
@@ -313,7 +313,7 @@ def test_what_cannot_be_quantised_is_refused_in_one_line(
     assert "leave out --format torch" in refused(*here, "--format", "torch")
     assert "leave out --io image" in refused(*here, "--io", "image")
     assert "leave out --size 64x96" in refused(*here, "--size", "64x96")
-    assert "few holds 7 photos" in refused("--int8", "--data", str(few))
+    assert "few has 7 images" in refused("--int8", "--data", str(few))
     assert "none holds no photos" in refused("--int8", "--data", str(none))
     assert "no folder" in refused("--int8", "--data", str(tmp_path / "gone"))
     assert 'bias mode "official"' in refused(*here, weights=tmp_path / "official.safetensors")
