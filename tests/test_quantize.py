@@ -314,7 +314,7 @@ def test_what_cannot_be_quantised_is_refused_in_one_line(
     assert "leave out --io image" in refused(*here, "--io", "image")
     assert "leave out --size 64x96" in refused(*here, "--size", "64x96")
     assert "few has 7 images" in refused("--int8", "--data", str(few))
-    assert "none holds no photos" in refused("--int8", "--data", str(none))
+    assert "none has no images" in refused("--int8", "--data", str(none))
     assert "no folder" in refused("--int8", "--data", str(tmp_path / "gone"))
     assert 'bias mode "official"' in refused(*here, weights=tmp_path / "official.safetensors")
     monkeypatch.setattr(quantizing, "installed", lambda name: name != "nncf")
