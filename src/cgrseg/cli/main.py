@@ -169,6 +169,7 @@ def explain(error: CycloptsError) -> str:
         unused = [error.token.keyword or error.token.value]
     if isinstance(error, UnknownOptionError | MissingArgumentError):
         names = [name for each in error.app.assemble_argument_collection() for name in each.names]
+        names += list(error.app)  # --help and --version
         for word in unused:
             if word.startswith("-") and word.partition("=")[0].replace("_", "-") not in names:
                 return _unknown(word, names, hint)

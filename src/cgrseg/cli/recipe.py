@@ -76,10 +76,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{path} has an alias (*name): write the value out")
             node = super().compose_node(parent, index)
             if isinstance(node, yaml.MappingNode):
-                keys = [key.value for key, _ in node.value]
-                for key in keys:
-                    if keys.count(key) > 1:
+                seen: set[str] = set()
+                for key in (str(key.value) for key, _ in node.value):
+                    if key in seen:
                         raise ValueError(f"{path} has the key {key} twice: remove one")
+                    seen.add(key)
             return node
 
     Loader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
