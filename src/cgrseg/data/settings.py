@@ -10,7 +10,7 @@ Format = Literal["folder", "ade20k", "coco-stuff164k", "coco-stuff10k", "pascal-
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training crops are drawn. The defaults are the released ones.
+    """How training crops are drawn. The defaults are the released ones, with crops of 256 for a machine without a GPU.
 
     Args:
         crop: side of the crop in pixels.
@@ -26,7 +26,7 @@ class Augmentation:
         ValueError: a value is out of range.
     """
 
-    crop: int = 512
+    crop: int = 256
     resize_to: tuple[int, int] | None = (2048, 512)
     scale: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75

@@ -126,7 +126,7 @@ class TrainConfig:
     steps: int = 4000
     batch: int = 16
     accumulate: int = 1
-    augment: Augmentation = field(default_factory=lambda: Augmentation(crop=256))
+    augment: Augmentation = field(default_factory=Augmentation)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp64"] = "auto"
