@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgrseg.training import losses
 from cgrseg.training.config import LossConfig
 from cgrseg.training.losses import OHEM_SURE, SegmentationLoss, dice_loss
 
@@ -103,3 +104,43 @@ def test_impossible_losses_are_refused() -> None:
     for options in ({"label_smoothing": 1.0}, {"dice": -1.0}, {"kind": "ohem", "label_smoothing": 0.1}):
         with pytest.raises(ValueError, match=r"loss\."):
             LossConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"kind": "focal"}, {"mean": "all"}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize(("scale", "rows"), [(8, 1), (8, 3), (4, 2), (3, 5), (1, 1)])
+def test_bands_have_the_loss_and_gradient_of_the_whole(
+    options: dict[str, Any], scale: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 5, 7, 6, generator=random, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 7 * scale, 6 * scale), generator=random)
+    labels[:, :scale] = 255
+    labels[1] = 255
+    loss = loss_of(LossConfig(**options), WEIGHTS)
+    count = loss.count(labels)
+    full = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    expected = loss._sum(full, labels) / count
+    monkeypatch.setitem(losses.BAND_VALUES, "cpu", rows * 5 * scale * labels.shape[2])
+    found = loss(logits, labels, count=count)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    wanted, gradient = (torch.autograd.grad(3 * value, logits)[0] for value in (expected, found))
+    torch.testing.assert_close(gradient, wanted, rtol=1e-11, atol=1e-15)
+
+
+def test_no_full_size_copy_of_the_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = F.interpolate
+
+    def interpolate(*arguments: Any, **options: Any) -> Tensor:
+        made = original(*arguments, **options)
+        sizes.append(made.numel())
+        return made
+
+    monkeypatch.setattr(losses.F, "interpolate", interpolate)
+    monkeypatch.setitem(losses.BAND_VALUES, "cpu", 150 * 16 * 128)
+    logits = torch.zeros(2, 150, 16, 16, requires_grad=True)
+    labels = torch.zeros(2, 128, 128, dtype=torch.int64)
+    loss = loss_of(LossConfig())
+    loss(logits, labels, count=loss.count(labels)).backward()
+    assert len(sizes) == 2 * 8
+    assert max(sizes) == 150 * 4 * 8 * 128, "two rows of logits and one more on each side"

@@ -6,6 +6,9 @@ change the loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +17,7 @@ from .config import LossConfig
 
 OHEM_SURE = 0.7  # a pixel is easy if the probability of its class is higher
 OHEM_LEAST = 1 / 16  # minimum share of the valid pixels that is kept
+BAND_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}  # full-size logits that exist at the same time
 
 
 class SegmentationLoss:
@@ -47,31 +51,87 @@ class SegmentationLoss:
             share: of this pass in the step, for terms that are means (OHEM, dice).
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        divisor = count.clamp(min=1).to(logits.dtype)
+        if self.config.kind != "ohem" and not self.config.dice:
+            return sum_over_pixels(self._sum, logits, labels) / divisor
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)  # B K H W
-        kind = self.config.kind
-        if kind == "cross_entropy":
-            loss = F.cross_entropy(
-                logits,
-                labels,
-                self.class_weights,
-                ignore_index=self.ignore_index,
-                label_smoothing=self.config.label_smoothing,
-                reduction="sum",
-            ) / count.clamp(min=1).to(logits.dtype)
+        if self.config.kind == "ohem":
+            entropy = self._entropy(logits, labels)
+            certainty = self._certainty(logits.detach(), labels)
+            loss = share * _hardest(entropy, certainty, labels != self.ignore_index)
         else:
-            entropy = F.cross_entropy(
-                logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="none"
-            )  # B H W
-            with torch.no_grad() if kind == "ohem" else torch.enable_grad():
-                plain = F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none")
-                certainty = torch.exp(-plain)  # the probability of the true class
-            if kind == "focal":
-                loss = ((1 - certainty) ** 2 * entropy).sum() / count.clamp(min=1).to(logits.dtype)
-            else:
-                loss = share * _hardest(entropy, certainty, labels != self.ignore_index)
+            loss = self._sum(logits, labels) / divisor
         if self.config.dice:
             loss = loss + share * self.config.dice * dice_loss(logits, labels, self.ignore_index)
         return loss
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy or focal loss, summed over the valid pixels; logits float [B, K, H, W]."""
+        if self.config.kind == "focal":
+            return ((1 - self._certainty(logits, labels)) ** 2 * self._entropy(logits, labels)).sum()
+        return F.cross_entropy(
+            logits,
+            labels,
+            self.class_weights,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.config.label_smoothing,
+            reduction="sum",
+        )
+
+    def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Weighted cross-entropy of each pixel, [B, H, W]; 0 where the label is ignored."""
+        return F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="none")
+
+    def _certainty(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The probability of the true class of each pixel, [B, H, W]."""
+        return torch.exp(-F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none"))
+
+
+def sum_over_pixels(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """`function` of the logits resized to the labels, for functions that are sums over pixels.
+
+    Where the labels are a whole number of times as large as the logits, only a band of full-size logits exists at a
+    time, and its gradient is computed at once: 16 crops of 512x512 with 150 classes need 0.02 instead of 2.5 GB.
+
+    Args:
+        function: logits [b, K, H', W] and labels [b, H', W] -> a scalar.
+        logits: float [B, K, h, w].
+        labels: int64 [B, H, W].
+    """
+    scale = labels.shape[1] // logits.shape[2]
+    if labels.shape[1:] != (scale * logits.shape[2], scale * logits.shape[3]):
+        return function(F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False), labels)
+    total: Tensor = _SumInBands.apply(function, logits, labels)
+    return total
+
+
+class _SumInBands(torch.autograd.Function):
+    """`sum_over_pixels`: a band reads one more row of logits on each side, so its pixels are those of the whole."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+        batch, classes, height, _ = logits.shape
+        scale, width = labels.shape[1] // height, labels.shape[2]
+        count = max(1, BAND_VALUES.get(logits.device.type, 1 << 22) // (classes * scale * width))
+        gradient, total = torch.zeros_like(logits), logits.new_zeros(())
+        for image in range(batch):
+            for top in range(0, height, count):
+                bottom = min(top + count, height)
+                low, high = max(top - 1, 0), min(bottom + 1, height)
+                source = logits[image : image + 1, :, low:high].detach().requires_grad_()
+                with torch.enable_grad():
+                    full = F.interpolate(source, (scale * (high - low), width), mode="bilinear", align_corners=False)
+                    band = full[:, :, scale * (top - low) : scale * (bottom - low)]
+                    part = function(band, labels[image : image + 1, scale * top : scale * bottom])
+                gradient[image : image + 1, :, low:high] += torch.autograd.grad(part, source)[0]
+                total += part.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return None, gradient * outputs[0], None
 
 
 def teacher_loss(logits: Tensor, teacher: Tensor) -> Tensor:
