@@ -1,4 +1,4 @@
-"""Every snippet of README and docs does what it says: Python runs, commands are ones that there are.
+"""The snippets of README and docs work: Python runs, commands and their options exist.
 
 The Python blocks of a page run from top to bottom as one program, in an empty folder with
 
@@ -7,10 +7,10 @@ The Python blocks of a page run from top to bottom as one program, in an empty f
     mydata/, street/                              a dataset of two classes, with classes.json
     classes.json                                  its class list
 
-The lines of a bash block are not run: verbs, flags, make targets, extras and files of the project are looked up;
-... stands for arguments that are left out, and recipe.yaml and recipes/ are there to be read.
+The lines of a bash block are not run: commands, options, make targets, extras and files of the project are looked up;
+... stands for omitted arguments, and recipe.yaml and recipes/ exist.
 
-Above a block that can't be checked stands, as a line of its own, why: <!-- not run: needs a GPU -->
+A block that cannot be checked has the reason on a line above it: <!-- not run: needs a GPU -->
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import cgrseg
 from cgrseg.cli.main import parse
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
@@ -57,7 +60,7 @@ class Snippet:
 
 
 def snippets(page: str, language: str) -> list[Snippet]:
-    """The blocks of a language, without those that say why they are not run."""
+    """The blocks of a language, without those that give a reason why they are not run."""
     found = []
     for match in BLOCK.finditer("\n" + page):
         if match["language"] == language and not NOT_RUN.search(match["above"]):
@@ -89,12 +92,10 @@ def commands(script: str) -> Iterator[list[str]]:
 
 
 def wrong_command(words: list[str]) -> str | None:
-    """What is wrong with a command, if anything that can be known without running it."""
+    """What is wrong with a command, as far as this is known without running it; None if nothing is."""
     program, arguments = words[0], words[1:]
     if program == "cgrseg":
         if not arguments:
-            return None
-        if arguments[0] == "VERB":
             return None
         given = [word for word in arguments if word != "..."]
         try:
@@ -104,22 +105,22 @@ def wrong_command(words: list[str]) -> str | None:
             return None if more else str(error)
     elif program == "make":
         unknown = {word for word in arguments if "=" not in word} - TARGETS
-        return f"there is no make target {unknown}" if unknown else None
+        return f"no make target is called {unknown}" if unknown else None
     elif program.startswith("python"):
         files = [word for word in arguments if re.match(r"(benchmarks|examples|tests|src)/", word)]
-        gone = [file for file in files if not (ROOT / file).exists()]
-        return f"there is no file {gone}" if gone else None
+        missing = [file for file in files if not (ROOT / file).exists()]
+        return f"no file is called {missing}" if missing else None
     elif "install" in arguments:
         for extras in re.findall(r"(?:cgrseg|\.)\[([\w,-]+)\]", " ".join(arguments)):
             unknown = set(extras.split(",")) - set(EXTRAS)
             if unknown:
-                return f"there is no extra {unknown}"
+                return f"no extra is called {unknown}"
     return None
 
 
 @pytest.fixture
 def folder(tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which snippets run, see the top of this file."""
+    """The folder in which snippets run, described at the top of this file."""
     with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as photo:
         small = photo.resize((128, 150))
     home = tmp_path / "here"
@@ -141,7 +142,7 @@ def folder(tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_python_of_the_page_runs(page: Path, request: pytest.FixtureRequest) -> None:
+def test_python_snippets_run(page: Path, request: pytest.FixtureRequest) -> None:
     blocks = snippets(page.read_text(encoding="utf-8"), "python")
     if not blocks:
         return
@@ -153,7 +154,7 @@ def test_python_of_the_page_runs(page: Path, request: pytest.FixtureRequest) -> 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_commands_of_the_page_exist(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_in_snippets_exist(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "recipe.yaml").write_text("out: runs/mine\nbatch: 16\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -165,7 +166,7 @@ def test_commands_of_the_page_exist(page: Path, tmp_path: Path, monkeypatch: pyt
     assert wrong == []
 
 
-def test_blocks_are_found_with_their_lines_and_a_reason_skips_one() -> None:
+def test_blocks_are_found_with_their_lines_and_a_reason_skips_a_block() -> None:
     page = "# A\n\n```python\na = 1\n```\n\n<!-- not run: needs a GPU -->\n```python\nb\n```\n"
     page += "\n- item\n\n  ```python\n  c = 2\n  ```\n"
     assert snippets(page, "python") == [Snippet(4, "python", "a = 1\n"), Snippet(15, "python", "c = 2\n")]
@@ -185,6 +186,26 @@ def test_blocks_are_found_with_their_lines_and_a_reason_skips_one() -> None:
         ('pip install "cgrseg[apps]"', "no extra"),
     ],
 )
-def test_a_wrong_command_is_found(line: str, words: str) -> None:
+def test_wrong_commands_are_found(line: str, words: str) -> None:
     complaints = [complaint for each in commands(line) if (complaint := wrong_command(each))]
     assert len(complaints) == 1 and words in complaints[0]
+
+
+@pytest.mark.slow
+def test_the_onnxruntime_snippet_labels_a_photo_of_another_size_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    model = cgrseg.load("cgrseg_t-ccp12", device="cpu")
+    shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", tmp_path / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    cgrseg.export(model, "exported", name="best", formats=["onnx"], io="image", sizes=[(64, 96)], batches=[1])
+    (block,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "docs/ship.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/ship.md", "exec"), names)
+    expected = cgrseg.Segmenter(model)("street.jpg")
+    mask = np.asarray(names["mask"])
+    assert min(mask.shape) != model.preprocessing.short_side, "the photo must be resized"
+    assert mask.shape == expected.labels.shape and tuple(names["names"]) == expected.names
+    assert (mask == expected.labels).mean() > 0.98  # borders differ, and 35 % agree without resizing
