@@ -1,10 +1,10 @@
-# The server of `cgrseg serve`. Build: docker build -t cgrseg . — see docs/serve.md for running it.
+# An image for `cgrseg serve`. Build it with docker build -t cgrseg . and see docs/serve.md.
 FROM python:3.13-slim
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY requirements/dev.txt requirements/dev.txt
 COPY src src
-# The tested versions, without the packages that the server doesn't need.
+# The tested versions, without packages that the server does not need.
 RUN sed -nE 's/^([A-Za-z0-9._-]+==[^ ;]+).*/\1/p' requirements/dev.txt > constraints.txt \
     && pip install --no-cache-dir --constraint constraints.txt ".[serve]" \
     && rm -r /build

@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs lock
+.PHONY: demo test test-fast lint types docs lock
 .DEFAULT_GOAL := demo
 
-# Label a real photo with the weights that come along: overlay and mask in outputs/demo.
+# Label a photo with the bundled weights and train a small model; results in outputs/demo.
 demo: $(VENV)/.demo-ready
 	$(BIN)/cgrseg demo --out outputs/demo
 
-# One torch thread a test process; what this machine lacks is skipped, and the closing lines say so.
+# One torch thread per test process. Tests that need something this machine lacks are skipped, with the reason.
 test: $(VENV)/.test-ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(TESTS)
+
+# Without slow tests: under two minutes on two cores.
+test-fast: $(VENV)/.test-ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not long" $(TESTS)
 TEST_PROCESSES ?= 2
 TESTS ?=
 
@@ -27,7 +31,7 @@ types: $(VENV)/.test-ready
 docs: $(VENV)/.test-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-# Choose the newest versions again and write their hashes. Takes a network and a minute.
+# Update the pinned versions and their hashes. Needs the network; takes a minute.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 EXTRAS := $(foreach extra,video mat onnx int8 openvino imagenet peers app serve cluster tensorboard wandb dev docs,--extra $(extra))
 lock: $(VENV)/.uv-ready
@@ -35,11 +39,11 @@ lock: $(VENV)/.uv-ready
 	$(LOCK) pyproject.toml requirements/build.in $(EXTRAS) --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml requirements/build.in --constraints requirements/dev.txt --output-file requirements/base.txt
 
-# A stamp is as old as the installation it stands for; it is made again when what it was made from changes.
+# The stamps below are renewed when the files that they depend on change.
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 $(VENV)/.uv-ready: requirements/uv.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cgrseg needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cgrseg needs Python 3.11 or newer, but $(PYTHON) is older: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
 	touch $@
