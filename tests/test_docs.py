@@ -1,4 +1,4 @@
-"""The docs speak of what is there: each message that is quoted exists, each room is described."""
+"""The docs match the code: quoted messages exist, and packages, layers and public names are listed."""
 
 from __future__ import annotations
 
@@ -6,40 +6,86 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
+
+from test_frame import imports, layer_of
+
+import cgrseg
+from cgrseg.description import Mixer
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cgrseg"
 
 
-def texts() -> Iterator[str]:
-    """Every string in the source, with … for what is filled in."""
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
-                yield "".join(map(str, parts))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+def texts_of(path: Path) -> Iterator[str]:
+    """Every string of a source file, with … for values that are filled in."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def fits(quoted: str, text: str) -> bool:
-    """Whether the quoted message could be (the beginning or middle of) what `text` makes."""
+    """Whether the quoted message can be a part of the message that `text` makes."""
     parts = [re.escape(part.strip()) for part in quoted.split("…") if part.strip()]
     return re.search(r".*?".join(parts), text, re.DOTALL) is not None
 
 
-def test_every_message_in_troubleshooting_is_one_that_the_code_has() -> None:
+def test_messages_in_troubleshooting_exist_in_the_code() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
-    assert len(quoted) > 30
-    known = list(texts())
+    assert quoted
+    known = [text for path in SOURCE.rglob("*.py") for text in texts_of(path)]
     assert [message for message in quoted if not any(fits(message, text) for text in known)] == []
     assert not any(fits("… is a bad photo: throw it away", text) for text in known)
 
 
-def test_the_layout_page_names_every_room() -> None:
+def layers_of(page: str) -> list[str]:
+    """The modules and packages in the first column of the table of docs/layout.md, in order."""
+    cells = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    return [name.removesuffix(".py").rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_layout_page_lists_every_package_in_the_order_of_the_layers() -> None:
     page = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
-    rooms = {path.name for path in SOURCE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
-    assert {room for room in rooms if f"`{room}/`" not in page} == set()
-    for path in re.findall(r"`(\w+\.py)`", page):
-        assert list(SOURCE.rglob(path)), f"there is no {path}"
+    layers = layers_of(page)
+    own = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(layers) == own - {"__init__", "__main__"} and len(layers) == len(set(layers))
+    for path in sorted(SOURCE.rglob("*.py")):
+        layer = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for _, name in imports(path, SOURCE) if layer in layers else ():
+            other = layer_of(name) if name.split(".")[0] == "cgrseg" else layer
+            assert layers.index(other) <= layers.index(layer), f"{path}: docs/layout.md has {other} below {layer}"
+
+
+def test_the_layout_page_names_only_modules_that_exist() -> None:
+    page = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    missing = [path for path in re.findall(r"`([\w/]+\.py)`", page) if not list(SOURCE.rglob(path))]
+    assert missing == []
+
+
+def test_a_new_mixer_needs_as_many_places_as_the_layout_page_says() -> None:
+    page = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    (count,) = re.findall(r"^\| token mixer \| (\d+):", page, re.MULTILINE)
+    mixers = set(get_args(Mixer)) - {"rca", "self_attention"}
+    places = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if mixers & {text for text in texts_of(path) if text in mixers}
+    }
+    assert len(places) == int(count), places
+
+
+def test_the_python_page_documents_the_public_names() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^::: cgrseg\.(\w+)$", page, re.MULTILINE))
+    assert documented == set(cgrseg.__all__) - {"__version__"}
+
+
+def test_figures_with_their_date_are_on_the_benchmarks_page_only() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    cards = {"benchmark.md", "weights.md", "paper.md", "train.md"}  # of weights, of a study, of an example
+    dated = {page.name for page in pages if re.search(r"\b20\d\d-\d\d-\d\d\b", page.read_text(encoding="utf-8"))}
+    assert "benchmark.md" in dated and dated <= cards
