@@ -1,9 +1,8 @@
-"""How much faster a crop is made when the photo is cut before it is resized: `python benchmarks/augment.py`.
+"""Training crops: cropping before resizing against resizing before cropping. `python benchmarks/augment.py`.
 
-The geometric part of the released augmentation (draw the size, draw the crop by the 75 % rule, resize photo and
-mask) on one thread, on masks without a class that fills most of the photo. The other side resizes with torchvision,
-then crops. Both make the same crops from the same draws and run in turn, round by round, so that a busy machine slows
-both; what counts is the ratio.
+Measures the geometric part of the released augmentation (draw the size, draw the crop by the 75 % rule, resize photo
+and mask) on one thread, on masks without a dominant class. The reference resizes with torchvision, then crops. Both
+make the same crops from the same random numbers and run in turn, so other load slows both. The result is the ratio.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ CASES = {
 
 
 def crop_first(photo: Pixels, mask: Pixels, augmentation: Augmentation, seed: int) -> tuple[torch.Tensor, Pixels]:
-    """As in training."""
+    """The order used in training."""
     random = np.random.default_rng(seed)
     size = resized_size(mask.shape, augmentation, random)
     region = draw_region(mask, size, augmentation, IGNORE, random)
@@ -41,7 +40,7 @@ def crop_first(photo: Pixels, mask: Pixels, augmentation: Augmentation, seed: in
 
 
 def resize_first(photo: Pixels, mask: Pixels, augmentation: Augmentation, seed: int) -> tuple[torch.Tensor, Pixels]:
-    """The usual order, with torchvision: all of the photo and of the mask is resized, then cropped."""
+    """The usual order, with torchvision: resize the whole photo and mask, then crop."""
     random = np.random.default_rng(seed)
     size = resized_size(mask.shape, augmentation, random)
     image = V.resize(torch.from_numpy(photo).permute(2, 0, 1), list(size), antialias=False)
@@ -53,7 +52,7 @@ def resize_first(photo: Pixels, mask: Pixels, augmentation: Augmentation, seed: 
 
 
 def pairs(size: tuple[int, int], count: int) -> list[Pair]:
-    """Drawn scenes, 512 pixels high and enlarged to the size, the background split among three more classes."""
+    """Synthetic scenes of 512 pixels height, enlarged to the size; the background is divided into three classes."""
     scenes, shape, found = Synthetic(size=(512, 512 * size[1] // size[0]), count=count), size[::-1], []
     for index in range(count):
         photo, mask = scenes.read(index)
@@ -91,7 +90,7 @@ def main() -> None:
         for turn in range(arguments.rounds + 1):
             for task, spent in taken.items():
                 duration = seconds(task, found, augmentation, 1000 * turn)
-                if turn:  # the first one warms up
+                if turn:  # the first one is a warm-up
                     spent.append(duration)
         slow, fast = (len(found) / np.median(spent) for spent in taken.values())
         ratios = np.array(taken[resize_first]) / np.array(taken[crop_first])

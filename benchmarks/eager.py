@@ -1,4 +1,4 @@
-"""Latency of the eager network, one photo of 512x512, 150 classes, float32: median and range of interleaved rounds.
+"""Latency of the eager network, one image of 512x512, 150 classes, float32: median and range of interleaved rounds.
 
 .venv/bin/python benchmarks/eager.py [ROUNDS]
 """
@@ -22,7 +22,7 @@ def main(rounds: int) -> None:
     }
     images = torch.randn(1, 3, 512, 512)
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(rounds + 2):  # two of them to warm up
+    for number in range(rounds + 2):  # two of them are warm-up
         for name, model in models.items():
             start = time.perf_counter()
             model(images)

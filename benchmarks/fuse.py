@@ -1,7 +1,7 @@
-"""How much faster the folded network is than the eager one: `python benchmarks/fuse.py --threads 2`.
+"""Speed of the folded network against the eager one: `python benchmarks/fuse.py --threads 2`.
 
-All sides run in turn, round by round, so that a busy machine slows all; what counts is the ratio of a round,
-given as median with a 95 % bootstrap interval.
+The networks run in turn, so other load slows all. The result is the median of the rounds' ratios with a 95 %
+bootstrap interval.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
         "folded, channels-last": (fuse(model).to(memory_format=last), images.to(memory_format=last)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(options.rounds + 2):  # two of them to warm up
+    for number in range(options.rounds + 2):  # two of them are warm-up
         for name, (network, photo) in sides.items():
             start = time.perf_counter()
             network(photo)

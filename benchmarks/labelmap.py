@@ -1,6 +1,6 @@
-"""How much faster label maps are than interpolate and argmax: `python benchmarks/labelmap.py --threads 2`.
+"""Speed of label maps against interpolation and argmax: `python benchmarks/labelmap.py --threads 2`.
 
-Both sides run in turn, round by round, so that a busy machine slows both; what counts is the ratio.
+Both run in turn, so other load slows both. The result is the ratio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cgrseg.measure.stages import natural_logits
 
 CASES: dict[str, dict[str, Any]] = {
     "512x512": {"size": (512, 512)},
-    "512x512 input, 512x341 of it photo, to 640x427": {
+    "512x512 input, of which 512x341 is the image, to 640x427": {
         "size": (640, 427),
         "input_size": (512, 512),
         "valid": (512, 341),
@@ -28,14 +28,14 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def resized(logits: Tensor, size: Any, input_size: Any = None, valid: Any = None) -> Tensor:
-    """The expression that a label map replaces, before its argmax."""
+    """The expression that a label map replaces, without its argmax."""
     if input_size is not None:
         logits = F.interpolate(logits, input_size, mode="bilinear")[..., : valid[0], : valid[1]]
     return F.interpolate(logits, size, mode="bilinear")
 
 
 def disagreement(logits: Tensor) -> float:
-    """The share of cells (four neighbouring logits) whose corners do not all have the same winner."""
+    """The share of cells (four neighbouring logits) whose corners have different winners."""
     winner = logits.argmax(1).float()
     return float((F.max_pool2d(winner, 2, 1) != -F.max_pool2d(-winner, 2, 1)).float().mean())
 
@@ -79,10 +79,10 @@ def main() -> None:
                 results = {}
                 for name, task in sides.items():
                     duration, results[name] = clocked(task)
-                    if turn:  # the first one warms up
+                    if turn:  # the first one is a warm-up
                         seconds[name].append(duration)
             differing = int((results["interpolate + argmax"] != results["label_map"]).sum())
-            print(f"{case}, {kind}: {disagreement(logits):.0%} of the cells disagree, {differing} pixels differ")
+            print(f"{case}, {kind}: {disagreement(logits):.0%} of the cells are on borders, {differing} pixels differ")
             for slow, fast in (("interpolate + argmax", "label_map"), ("interpolate + softmax + max", "confidence")):
                 ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
                 for name in (slow, fast):

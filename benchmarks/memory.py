@@ -1,4 +1,4 @@
-"""How much faster a `Segmenter` in torch is on a CPU in a process that keeps its memory (`cgrseg.keep_memory`).
+"""Speed of a network in PyTorch on a CPU with and without `keep_memory`, which every command and `Segmenter` calls.
 
 python benchmarks/memory.py [--rounds 5] [--threads 2]
 """
@@ -17,7 +17,7 @@ CALLS = 7
 
 
 def main() -> None:
-    """Print the milliseconds of both, processes in turn, and the median ratio of the rounds."""
+    """Print the times of both and the median ratio; the processes run in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -41,14 +41,15 @@ def main() -> None:
 
 
 def measure(keep: bool, threads: int) -> list[float]:
-    """Median seconds of cgrseg_t's network, as a `Segmenter` runs it, for one photo of each size."""
+    """Median seconds of cgrseg_t's folded network for one image of each size."""
     import torch
 
     import cgrseg
+    from cgrseg._process import keep_memory
     from cgrseg.nn.fusion import fuse
 
     if keep:
-        cgrseg.keep_memory()
+        keep_memory()
     torch.set_num_threads(threads)
     network = fuse(cgrseg.create_model("cgrseg_t", num_classes=150).eval()).to(memory_format=torch.channels_last)
     medians = []

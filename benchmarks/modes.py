@@ -1,7 +1,7 @@
-"""Seconds and peak memory of the sliding window and of averaged views: `python benchmarks/modes.py slide`.
+"""CPU time and peak memory of sliding windows and averaged scales: `python benchmarks/modes.py slide`.
 
-The network is replaced by one that costs almost nothing, so what is measured is the work on its logits. Run it
-once a mode: the peak is the process's.
+The network is replaced by one that costs almost nothing, so the work on its logits is measured. Run it once per mode:
+the peak is that of the process.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import time
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgrseg.inference import predictor as modes
-from cgrseg.preprocessing import Preprocessing
+from cgrseg.description import Description, ModelSpec
+from cgrseg.inference.network import Network
+from cgrseg.inference.predictor import Predictor
+from cgrseg.labels import LabelSpace
 
 
-class Net(nn.Module):
-    """Stride-8 logits."""
+def predictor(classes: int, mode: str) -> Predictor:
+    """A predictor whose network is one 1x1 convolution at stride 8."""
+    mix = torch.nn.Conv2d(3, classes, 1)
+    description = Description(ModelSpec(num_classes=classes), LabelSpace.numbered(classes))
+    return Predictor(Network(lambda images: mix(F.avg_pool2d(images, 8, ceil_mode=True)), description), mode=mode)
 
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(3, classes, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.mix(F.avg_pool2d(images, 8, ceil_mode=True))
+def label(classes: int, mode: str, side: int) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    chosen = predictor(classes, mode)
+    chosen.predict([chosen.prepare(photo)])
 
 
 def peak() -> float:
@@ -35,29 +38,18 @@ def peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("mode", choices=["slide", "slide-cosine", "tta"])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mode", choices=["whole", "slide", "slide-cosine", "scales", "tta"])
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=150)
-    parser.add_argument("--band", type=int, default=modes.BAND_VALUES, help="floats that one band may hold")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    modes.BAND_VALUES = arguments.band
-
-    def label(net: Net, side: int) -> Tensor:
-        photo = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        if arguments.mode == "tta":
-            return modes.averaged(net, modes.views(photo, Preprocessing(), scales=modes.SCALES), size=(side, side))
-        image, valid = Preprocessing().prepare(photo)
-        options = {"valid": valid, "size": (side, side), "cosine": arguments.mode == "slide-cosine"}
-        return modes.slide(net, image[None], **options)
-
-    label(Net(2), 64)
+    label(2, arguments.mode, 64)
     before, start = peak(), time.process_time()
-    label(Net(arguments.classes), arguments.side)
+    label(arguments.classes, arguments.mode, arguments.side)
     print(
-        f"{arguments.mode}, {arguments.side}x{arguments.side}, {arguments.classes} classes, bands of {arguments.band}: "
+        f"{arguments.mode}, {arguments.side}x{arguments.side}, {arguments.classes} classes: "
         f"{time.process_time() - start:.1f} s of CPU time, {peak() - before:.0f} MiB at the peak"
     )
 

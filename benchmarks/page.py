@@ -2,8 +2,8 @@
 
     python benchmarks/page.py --rounds 9 --picture docs/pictures/page.jpg
 
-Needs the extra app, Playwright and a Chromium in /usr/bin. The photo is the sample of matplotlib, cropped to 512 x 512,
-also the size of the input of the network. Prints the median and the middle half, after two photos to warm up.
+Needs the extra app, Playwright and a Chromium in /usr/bin. The photo is the sample of matplotlib, cropped to 512x512,
+which is also the size of the network's input. Prints the median and the middle half, after two photos as warm-up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far our logits are from the released model's reference numbers, per case, in float64 and float32.
+"""Deviation of our logits from those of the released code on synthetic weights, per case, in float64 and float32.
 
 .venv/bin/python benchmarks/parity.py
 """

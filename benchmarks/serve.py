@@ -1,8 +1,8 @@
 """Throughput of the server against a loop over `Segmenter`: `python benchmarks/serve.py --weights FILE --requests 200`.
 
 In each round the same photos are labelled by a loop over `Segmenter` and then, at a concurrency of 16, by `cgrseg
-serve` on loopback, so that other load on the machine slows both. Size and pattern of each photo follow from its number;
-every response is compared with the mask that the loop made.
+serve` on loopback, so other load on the machine slows both. Size and pattern of each photo are derived from its number;
+every response is compared with the mask of the loop.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from PIL import Image
 from cgrseg.inference.segmenter import Segmenter
 
 CONCURRENCY = 16
-SAME = 0.98  # share of equal pixels: in a batch the network rounds differently
+SAME = 0.98  # share of equal pixels: rounding depends on the batch
 
 
 def numbered(number: int, height: int, width: int) -> bytes:
-    """A JPEG of blocks whose colours and size follow from its number."""
+    """A JPEG of blocks whose colours and size are derived from its number."""
     chance = np.random.default_rng(number)
     blocks = chance.integers(0, 256, (-(-height // 32), -(-width // 32), 3), dtype=np.uint8)
     photo = blocks.repeat(32, 0).repeat(32, 1)[: height - number % 5, : width - number % 7]

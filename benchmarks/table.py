@@ -1,7 +1,7 @@
-"""Remakes the tables of docs/benchmark.md from the kept reports: `python benchmarks/table.py --write`.
+"""Makes the tables of docs/benchmark.md from the stored reports: `python benchmarks/table.py --write`.
 
-A report is what `cgrseg benchmark` wrote; those beside this file (*.json) are the ones that are quoted. The tables
-stand between the two comments in the page; without --write they are printed.
+The reports are files of `cgrseg benchmark`, stored beside this file (*.json). The tables are written between two
+comments of the page; without --write they are printed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ BEGIN, END = "<!-- tables: benchmarks/table.py -->", "<!-- end of the tables -->
 
 
 def tables() -> str:
-    """All kept reports, by name."""
+    """The tables of all stored reports, sorted by name."""
     reports = [(path.stem, read_report(path)) for path in sorted(FOLDER.glob("*.json"))]
     return "\n".join(f"### {name}\n\n{summary(report)}\n\n{render(report, speeds())}" for name, report in reports)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into the page")
+    parser.add_argument("--write", action="store_true", help="write the tables into the page")
     if not parser.parse_args().write:
         print(tables())
         return

@@ -1,11 +1,10 @@
-"""Cut close-ups of heads out of a labelled set of people, so that a model learns portraits from street photos.
+"""Add close-ups of heads to a dataset of people, so that a model learns portraits from street photos.
 
     python examples/close_ups.py ccp closeups
 
-writes a dataset folder whose splits hold the given photos and as many close-ups of each as asked for: the head,
-found where the mask says hair, fills between all and a quarter of the picture's height. Small ones are enlarged and
-made as sharp as a photo of that size: a model that has seen blurred close-ups alone takes a sharp one for texture.
-The same call gives the same files.
+writes a dataset folder with the given photos and close-ups of the heads in them. A head is found by the class hair of
+the mask and fills from a quarter to all of the close-up's height. Small close-ups are enlarged and sharpened, because a
+model trained on blurred close-ups only takes a sharp face for texture. The same call gives the same files.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from PIL import Image, ImageFilter
 
 from cgrseg.data.listing import open_dataset
 
-SIDE = 320  # pixels: the shorter side of what was enlarged
-LEAST_HAIR = 150  # pixels of hair that tell where a head is
+SIDE = 320  # shorter side of enlarged close-ups, pixels
+LEAST_HAIR = 150  # pixels of hair needed to find a head
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def head_box(mask: np.ndarray, hair: int, skin: int) -> Box | None:
-    """Hair, without stray pixels, and the face below it: none where there is hardly any hair."""
+    """The hair without stray pixels and the face below it; None if there is too little hair."""
     rows, columns = np.nonzero(mask == hair)
     if len(rows) < LEAST_HAIR:
         return None
@@ -37,7 +36,7 @@ def head_box(mask: np.ndarray, hair: int, skin: int) -> Box | None:
 
 
 def close_up(size: tuple[int, int], head: Box, random: np.random.Generator) -> Box:
-    """A window of the picture of this (width, height) that the head fills to a drawn part."""
+    """A box in an image of (width, height) that the head fills to a random part."""
     left, top, right, bottom = head
     height = max(bottom - top, 24) * np.exp(random.uniform(0, np.log(4)))
     width = height * random.uniform(0.7, 1.3)
@@ -48,7 +47,7 @@ def close_up(size: tuple[int, int], head: Box, random: np.random.Generator) -> B
 
 
 def enlarge(photo: Image.Image, mask: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """Both with a shorter side of SIDE or more; the photo sharpened by a drawn amount, with some noise."""
+    """Both with a shorter side of at least SIDE; the photo sharpened by a random amount, with some noise."""
     factor = max(SIDE / min(photo.size), 1.0)
     size = (round(photo.width * factor), round(photo.height * factor))
     larger = photo.resize(size, Image.Resampling.LANCZOS)
@@ -59,14 +58,14 @@ def enlarge(photo: Image.Image, mask: Image.Image, random: np.random.Generator) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A dataset with close-ups of heads beside its photos.")
-    parser.add_argument("data", type=Path, help="dataset folder whose classes include hair and skin")
-    parser.add_argument("out", type=Path, help="folder for the new dataset, not there yet")
-    parser.add_argument("--each", type=int, default=2, help="close-ups of each photo (%(default)s)")
+    parser = argparse.ArgumentParser(description="Add close-ups of heads to a dataset.")
+    parser.add_argument("data", type=Path, help="dataset folder with the classes hair and skin")
+    parser.add_argument("out", type=Path, help="folder for the new dataset; it must not exist yet")
+    parser.add_argument("--each", type=int, default=2, help="close-ups per photo (%(default)s)")
     arguments = parser.parse_args()
 
     if arguments.out.exists():
-        parser.error(f"{arguments.out} is there already: name a new folder, or remove it")
+        parser.error(f"{arguments.out} exists already: name a new folder, or remove it")
     try:
         splits = {split: open_dataset(arguments.data, split) for split in ("train", "val", "test")}
     except (OSError, ValueError) as error:

@@ -1,10 +1,10 @@
-"""What an image-segmentation pipeline of transformers returns, from a photo and weights of cgrseg.
+"""The output format of transformers' image-segmentation pipeline, for results of cgrseg.
 
     python examples/pipeline_format.py photo.jpg cgrseg_t-ccp12
 
-Code that takes the output of `transformers.pipeline("image-segmentation")` takes this as well: a list with one
-entry a class, {"score": None, "label": name, "mask": black and white picture of the photo's size}. The score is
-None there too, for semantic segmentation.
+`transformers.pipeline("image-segmentation")` returns a list with one entry per class:
+{"score": None, "label": name, "mask": black and white image of the photo's size}. For semantic segmentation the
+score is always None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cgrseg.inference.result import Segmentation
 
 
 def pipeline_format(segmentation: Segmentation) -> list[dict[str, Any]]:
-    """One {"score", "label", "mask"} for each class in the photo, by class id."""
+    """One {"score", "label", "mask"} per class in the photo, sorted by class id."""
     labels = segmentation.labels  # H W
     return [
         {

@@ -1,4 +1,4 @@
-"""`cgrseg demo`: what a newcomer sees first, from photo to trained model; a second run only shows it again."""
+"""`cgrseg demo`: labels a photo and trains a model; a second run only prints the scores again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cgrseg.cli.main import main
 from cgrseg.training import setup
 
 
-def test_the_demo_labels_a_photo_and_trains_a_model_and_a_second_one_trains_nothing(
+def test_the_demo_labels_a_photo_and_trains_a_model_and_a_second_run_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["demo", "--out", str(tmp_path), "--steps", "6"]
@@ -27,6 +27,6 @@ def test_the_demo_labels_a_photo_and_trains_a_model_and_a_second_one_trains_noth
     assert (tmp_path / "training" / "state.pt").read_bytes() == state
 
 
-def test_the_demo_can_leave_the_training_out(tmp_path: Path) -> None:
+def test_the_demo_without_training(tmp_path: Path) -> None:
     assert main(["demo", "--out", str(tmp_path), "--no-train"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grace_hopper.mask.png", "grace_hopper.overlay.png"]

@@ -1,4 +1,4 @@
-"""What is published works by itself: the wheel, in an environment without the source, labels a photo."""
+"""The wheel works without the source folder: it labels a photo."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     source = ROOT / "src"
     kept = [path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
@@ -39,14 +39,14 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {"cgrseg/py.typed", "cgrseg-0.1.0.dist-info/licenses/LICENSE"} <= names
 
 
-@pytest.mark.skipif(not BUNDLED, reason="no weights in src/cgrseg/weights/bundled")
-def test_the_wheel_in_an_empty_environment_labels_a_photo(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not BUNDLED, reason="there are no bundled weights")
+def test_the_installed_wheel_labels_a_photo(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", folder=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     install = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--python"]
     run(sys.executable, "-m", *install, python, wheel, folder=tmp_path)
-    # The libraries come from the running environment; a .pth file in a folder that a .pth file names is not
-    # read, so that the editable installation stays out.
+    # Libraries are taken from the running environment by a .pth file. Python does not read the .pth files in that
+    # folder, so the editable installation is not used.
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     libraries = run(python, "-c", code, folder=tmp_path).strip()
     Path(libraries, "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
