@@ -238,10 +238,10 @@ def test_encoders_export_with_dynamic_height_and_width() -> None:
         ("qqqq", "timm has no model 'qqqq'"),
         ("hf-hub:someone/something", "timm has no model"),
         ("test_vit", "timm/test_vit has maps at strides 16, none at 8, 32: choose"),
-        ("test_coatnet", "timm/test_coatnet does not take photos of any size"),
+        ("test_coatnet", "timm/test_coatnet needs a fixed input size"),
         (
             "swin_tiny_patch4_window7_224",
-            "timm/swin_tiny_patch4_window7_224 does not take photos of any size",
+            "timm/swin_tiny_patch4_window7_224 needs a fixed input size",
         ),
         ("test_resnet.nonsense", "timm/test_resnet.nonsense: Invalid pretrained tag"),
     ],

@@ -1,1 +1,1 @@
-"""To other runtimes and other machines: export, proof, quantisation."""
+"""Export to other runtimes, comparison with PyTorch, and quantisation."""

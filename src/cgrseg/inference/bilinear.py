@@ -39,7 +39,7 @@ class Resized:
         size: (H, W).
         read: rows of the source -> float32 [B, K, rows, w].
         lines: what each full-size row reads of the source's rows.
-        horizontal: the resizes of the other axis, as [(length taken, length made), ...].
+        horizontal: the resizes of the other axis, as [(source length, target length), ...].
     """
 
     shape: tuple[int, int, int, int]
@@ -86,7 +86,7 @@ def resized(logits: Tensor, size: Size, *, input_size: Size | None = None, valid
 
 
 def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | None) -> list[list[Size]]:
-    """The resizes of the vertical and of the horizontal axis, each as [(length taken, length made), ...]."""
+    """The resizes of the vertical and of the horizontal axis, each as [(source length, target length), ...]."""
     if logits.ndim not in (3, 4) or 0 in logits.shape[-3:] or not logits.is_floating_point():
         raise ValueError(
             f"logits are {logits.dtype} {list(logits.shape)}: give floating point [B, K, h, w] or [K, h, w]"

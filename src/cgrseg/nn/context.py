@@ -1,4 +1,4 @@
-"""Pyramid context extraction: what the whole picture says, at stride 64 (eq. 1)."""
+"""Pyramid context extraction: context from the whole image, at stride 64 (eq. 1)."""
 
 from __future__ import annotations
 

@@ -16,19 +16,19 @@ STRIDES = (8, 16, 32)
 class TimmEncoder(nn.Module):
     """images [B, 3, H, W] -> [c2, c3, c4] at strides 8, 16, 32, every map ⌈H/stride⌉ × ⌈W/stride⌉.
 
-    Extractors that round a halving down (ConvNeXt, DenseNet, VGG) see the photo with zeros to its right and
-    below, up to a multiple of 32, and their maps are cut back; the others see the photo as it is.
+    For extractors that round a halving down (ConvNeXt, DenseNet, VGG) the image is padded with zeros at the right and
+    bottom to a multiple of 32, and the maps are cropped.
 
     Args:
-        name: timm's name of the model, such as "mobilenetv4_conv_small". Fresh weights, nothing is fetched.
+        name: timm's name of the model, such as "mobilenetv4_conv_small". Fresh weights, nothing is downloaded.
 
     Raises:
-        ValueError: timm has no such model, it lacks a stride, or it does not take photos of any size.
+        ValueError: timm has no such model, it lacks a stride, or it needs a fixed input size.
     """
 
     def __init__(self, *, name: str) -> None:
         super().__init__()
-        with torch.device("meta"):  # shapes without arithmetic
+        with torch.device("meta"):  # computes shapes only
             indices = _map_indices(name, _extractor(name).feature_info.info)
             probe = _extractor(name, out_indices=indices).eval()
         self.pads = _must_pad(name, probe)
@@ -63,7 +63,7 @@ def _extractor(name: str, **options: Any) -> Any:
 
 
 def _map_indices(name: str, info: list[dict[str, Any]]) -> tuple[int, ...]:
-    """Where in timm's list of maps strides 8, 16 and 32 stand: the last, so the deepest, of each."""
+    """The positions of strides 8, 16 and 32 in timm's list of maps: of each the last, which is the deepest."""
     index_of = {entry["reduction"]: index for index, entry in enumerate(info)}
     missing = [str(stride) for stride in STRIDES if stride not in index_of]
     if missing:
@@ -78,11 +78,11 @@ def _must_pad(name: str, probe: nn.Module) -> bool:
     """False if a model (on the meta device) rounds every halving up, True if it needs multiples of 32."""
     try:
         if _sizes(probe, 64, 64) != [(8, 8), (4, 4), (2, 2)]:
-            raise ValueError("its maps have other sizes than its strides say")
+            raise ValueError("the sizes of its maps differ from its strides")
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"timm/{name} does not take photos of any size ({reason}): "
+            f"timm/{name} needs a fixed input size ({reason}): "
             "choose a model without a fixed input size, such as timm/mobilenetv4_conv_small"
         ) from error
     try:  # 33 is odd before every halving, 95 only before the first
@@ -97,7 +97,7 @@ def _sizes(probe: nn.Module, height: int, width: int) -> list[tuple[int, ...]]:
 
 
 def _maps(features: nn.Module, images: Tensor) -> list[Tensor]:
-    """timm's maps as [B, C, h, w], also where the model keeps the channels last."""
+    """timm's maps as [B, C, h, w], also from models with channels last."""
     maps: list[Tensor] = features(images)
     if getattr(features, "output_fmt", "NCHW") == "NHWC":
         return [x.permute(0, 3, 1, 2) for x in maps]

@@ -64,7 +64,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def _replaced(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Give the convolution other numbers."""
+    """Set weight and bias of a convolution, in place."""
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
