@@ -5,7 +5,7 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY requirements/dev.txt requirements/dev.txt
 COPY src src
 # The tested versions, without packages that the server does not need.
-RUN sed -nE 's/^([A-Za-z0-9._-]+==[^ ;]+).*/\1/p' requirements/dev.txt > constraints.txt \
+RUN sed -nE 's/^([A-Za-z0-9._-]+==[^\\]+).*/\1/p' requirements/dev.txt > constraints.txt \
     && pip install --no-cache-dir --constraint constraints.txt ".[serve]" \
     && rm -r /build
 WORKDIR /
