@@ -188,6 +188,6 @@ def test_pinned_requirements_cover_what_the_package_declares() -> None:
     plain["dev.txt"] = plain["base.txt"] + extras["video"] + extras["dev"] + extras["docs"]
     for name, requirements in plain.items():
         have = {pin.partition("==")[0] for pin in pinned(name)}
-        want = {re.split(r"[\[ ><=]", item)[0].lower().replace("_", "-") for item in requirements}
+        want = {re.split(r"[\[ ;><=]", item)[0].lower().replace("_", "-") for item in requirements}
         assert want <= have, f"run `make lock`: requirements/{name} lacks {want - have}"
     assert pinned("base.txt") <= pinned("dev.txt")
