@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real data, and modest use of the machine's cores."""
+"""What all tests share: the folder of real data, small datasets, one thread per process, and the fast tier."""
 
 from __future__ import annotations
 
@@ -14,21 +14,35 @@ import torch
 import torch.utils.data
 from PIL import Image
 
-# Converting weights to OpenVINO takes seconds; the tests of that remove this.
+# Converting weights to OpenVINO takes seconds; tests of the conversion remove this.
 os.environ.setdefault("CGRSEG_RUNTIME", "torch")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
+# Files that `make test-fast` leaves out: they train, export, start servers or convert models.
+SLOW_FILES = {
+    *("test_cache", "test_cluster", "test_demo", "test_distributed", "test_export", "test_notebook", "test_page"),
+    *("test_quantize", "test_recipes", "test_resume", "test_server", "test_speed", "test_study", "test_wheel"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
-def no_handler_of_dead_children_stays() -> Iterator[None]:
-    """torch's DataLoader leaves one behind for the rest of the process; a later test's child would call it.
+def reset_the_handler_of_child_processes() -> Iterator[None]:
+    """torch's DataLoader installs a SIGCHLD handler for the rest of the process.
 
-    If nncf has dropped OpenVINO cores in the order they came, that kills the process: see `openvino_core`.
+    A child process of a later test would call it, which crashes if nncf has deleted OpenVINO cores in the order of
+    their creation: see `openvino_core`.
     """
     yield
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = False  # so that it comes back when needed
+        torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = False  # installed again when needed
 
 
 @pytest.fixture(scope="session")

@@ -218,6 +218,7 @@ def test_timm_extractor_that_rounds_down_sees_zeros_beyond_the_photo() -> None:
         assert torch.equal(ours, theirs[:, :, : ours.shape[2], : ours.shape[3]])
 
 
+@pytest.mark.slow
 def test_encoders_export_with_dynamic_height_and_width() -> None:
     height, width = torch.export.Dim("height", min=2, max=16), torch.export.Dim("width", min=2, max=16)
     for encoder in (mscan("t").eval(), TimmEncoder(name="test_convnext").eval()):

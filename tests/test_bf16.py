@@ -55,6 +55,7 @@ def test_a_model_in_bf16(model: CGRSeg, monkeypatch: pytest.MonkeyPatch) -> None
         Segmenter(model, bf16=True)
 
 
+@pytest.mark.slow
 def test_openvino_in_bf16(model: CGRSeg, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     export(model, tmp_path, name="street", formats=["openvino"], sizes=SIZES)

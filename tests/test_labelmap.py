@@ -177,6 +177,7 @@ print(status("VmHWM:") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not reset peak memory")
 @pytest.mark.parametrize(
     ("classes", "h", "w", "height", "width", "form"),

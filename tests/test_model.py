@@ -156,6 +156,7 @@ def test_traced_pooling_equals_adaptive_pooling(
     torch.testing.assert_close(average_pool(x, target), expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 def test_compile_takes_the_whole_graph(nano: CGRSeg) -> None:
     torch._dynamo.reset()
     images = torch.randn(1, 3, 64, 96)
@@ -164,6 +165,7 @@ def test_compile_takes_the_whole_graph(nano: CGRSeg) -> None:
         torch.testing.assert_close(compiled(images), nano(images), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_export_keeps_height_and_width_dynamic_in_relative_mode(nano: CGRSeg) -> None:
     # From 65 up: below, the stride-64 context is one cell wide, and export takes a side of 1 for a constant.
@@ -176,6 +178,7 @@ def test_export_keeps_height_and_width_dynamic_in_relative_mode(nano: CGRSeg) ->
         torch.testing.assert_close(program.module()(images), exact(images), atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_export_takes_official_mode_at_a_fixed_size() -> None:
     model = build("cgrseg_n", num_classes=5, bias_mode="official").eval()
