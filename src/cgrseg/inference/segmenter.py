@@ -34,7 +34,7 @@ class Segmenter:
         short_side: resize images for the network so that the shorter side has this many pixels, instead of what
             the weights say; 0 keeps the size of each image. Results always have the image's own size.
 
-    Example:
+    Examples:
         >>> segmenter = Segmenter("runs/street/best.safetensors")
         >>> segmenter("street.jpg").overlay().save("street.overlay.png")
 
