@@ -115,7 +115,8 @@ def train(
 
     Args:
         config: a recipe (YAML); flags take precedence
-        resume: continue the run in --out, with its own configuration unless --config is given
+        resume: continue the run in --out, with its own configuration unless --config is given; with a larger --steps
+            it is extended, and the learning rate follows the schedule of the new length from there on
         print_config: print the whole configuration as a recipe, and do not train
     """
     run = with_typed_spec(run)
@@ -141,10 +142,12 @@ def train(
     try:
         card = cgrseg.train(run, resume=resume)
     except Stopped as stop:
-        print(f"cgrseg: {stop}", file=sys.stderr)
+        if first:
+            print(f"cgrseg: {stop}", file=sys.stderr)
         return stop.exit_code
     if first:
-        print(f"{card['split']} mIoU {card['miou']} %, weights in {Path(run.out) / 'last.safetensors'}")
+        weights = printable(Path(run.out) / "last.safetensors")
+        print(f"{card['split']} mIoU {card['miou']} %, weights in {weights}")
     return 0
 
 
