@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -126,6 +127,76 @@ def test_a_broken_video_is_one_line_and_leaves_no_file(segmenter: Segmenter, tmp
     with pytest.raises((ValueError, OSError), match=r"clip\.mp4"):
         list(segment_video(segmenter, clip, outputs(tmp_path / "out")))
     assert not list((tmp_path / "out").iterdir())
+
+
+def noise_clip(path: Path, frames: int = 60, **options: str) -> Path:
+    """Frames of noise at 25 per second: about 3 kB each, so that damage hits them."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as sink:
+        stream = sink.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(frames):
+            sink.mux(stream.encode(av.VideoFrame.from_ndarray(random.integers(0, 256, (64, 96, 3), dtype=np.uint8))))
+        sink.mux(stream.encode(None))
+    return path
+
+
+def test_a_cut_video_with_its_index_in_front_is_an_error(segmenter: Segmenter, tmp_path: Path) -> None:
+    clip = noise_clip(tmp_path / "clip.mp4", movflags="+faststart")
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"clip\.mp4 is damaged near 1\.\d s"):
+        list(segment_video(segmenter, clip, outputs(tmp_path / "out"), batch=4))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "noise"])
+def test_a_matroska_video_that_ends_early_is_an_error(segmenter: Segmenter, tmp_path: Path, damage: str) -> None:
+    clip = noise_clip(tmp_path / "clip.mkv")
+    data = bytearray(clip.read_bytes())
+    third = len(data) // 3
+    if damage == "cut":
+        data = data[: 2 * third]
+    else:
+        noise = np.random.default_rng(1).integers(0, 256, third, dtype=np.uint8).tobytes()
+        data[third : 2 * third] = bytes(third) if damage == "zeros" else noise
+    clip.write_bytes(data)
+    with pytest.raises(ValueError, match=r"of 2\.4 s can be decoded"):
+        list(segment_video(segmenter, clip, outputs(tmp_path)))
+
+
+def test_frames_missing_in_the_middle_are_said_and_the_others_are_labelled(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    clip = noise_clip(tmp_path / "clip.mkv", cluster_time_limit="200")
+    data = bytearray(clip.read_bytes())
+    third = len(data) // 3
+    data[third : 2 * third] = bytes(third)
+    clip.write_bytes(data)
+    with pytest.raises(ValueError, match=r"may be damaged: no frames for 1\.\d s after 0\.\d s; the others are"):
+        list(segment_video(segmenter, clip, outputs(tmp_path)))
+    _, times, frames = read_clip(outputs(tmp_path)["overlay"])
+    assert 20 < len(frames) < 60 and times[-1] > 2 and outputs(tmp_path)["legend"].exists()
+
+
+def test_time_stamps_that_jump_back_continue_after_the_last_one(segmenter: Segmenter, tmp_path: Path) -> None:
+    clip = noise_clip(tmp_path / "clip.mpg")
+    clip.write_bytes(2 * clip.read_bytes())  # as `cat` joins recordings
+    assert sum(segment_video(segmenter, clip, outputs(tmp_path), batch=7)) == 120
+    _, times, _ = read_clip(outputs(tmp_path)["overlay"])
+    assert len(times) == 120 and all(later > earlier for earlier, later in itertools.pairwise(times))
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < Fraction(1, 10)
+
+
+def test_an_error_of_the_output_is_not_blamed_on_the_video(segmenter: Segmenter, tmp_path: Path) -> None:
+    from test_file_faults import disk_of
+
+    clip = noise_clip(tmp_path / "clip.mp4")
+    (tmp_path / "out").mkdir()
+    for size in (0, 10_000, 100_000):
+        with disk_of(size), pytest.raises(OSError, match=r"clip\.overlay\.mp4 cannot be written \(File too large\)"):
+            list(segment_video(segmenter, clip, outputs(tmp_path / "out"), batch=4))
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_without_pyav_the_error_says_what_to_install(

@@ -16,6 +16,7 @@ from ._common import Mode, Weights, check_weights, make_folder, parse_size, spli
 
 if TYPE_CHECKING:
     from cgrseg.description import Description
+    from cgrseg.inference.pipeline import Job
     from cgrseg.measure.complexity import Cost
 
 
@@ -81,7 +82,7 @@ def predict(
     videos = [source for source in found if source.is_video]
     if videos and "overlay" not in kinds:
         raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
-    jobs = [(source, source.outputs(kinds)) for source in found]
+    jobs: list[Job] = [(source, source.outputs(kinds)) for source in found]
     make_folder(Path(out))
 
     from cgrseg._progress import progress_bar

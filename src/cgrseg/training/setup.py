@@ -153,14 +153,13 @@ def make_fabric(config: TrainConfig) -> Fabric:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
         if missing:
             raise ValueError(
-                f"--nodes {config.nodes} needs {', '.join(missing)} in the environment: set MASTER_ADDR and MASTER_PORT "
-                "to the first machine's address and a free port of it, and NODE_RANK to 0, 1, … on each machine"
+                f"--nodes {config.nodes} needs {', '.join(missing)} in the environment: set MASTER_ADDR and "
+                "MASTER_PORT to the first machine's address and a free port of it, and NODE_RANK to 0, 1, … on "
+                "each"
             )
-        print(
-            f"waiting for {config.nodes} machines at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-            file=sys.stderr,
-            flush=True,
-        )
+        if "LOCAL_RANK" not in os.environ:  # the first process of this machine
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            print(f"waiting for {config.nodes} machines at {place}", file=sys.stderr, flush=True)
     return fabric
 
 
