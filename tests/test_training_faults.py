@@ -333,9 +333,8 @@ def test_two_trainings_in_one_folder_is_one_line_until_the_first_has_ended(
     unfinished.write_bytes(b"half a checkpoint")
     code = (
         "import sys, time; from cgrseg.training.checkpoint import RunFolder; "
-        "from cgrseg.training.config import TrainConfig; import yaml\n"
-        "config = TrainConfig.from_dict(yaml.safe_load(open(sys.argv[1] + '/config.yaml')))\n"
-        "with RunFolder(config)._locked(): print('locked', flush=True); time.sleep(60)"
+        "from cgrseg.training.config import TrainConfig\n"
+        "with RunFolder(TrainConfig(out=sys.argv[1]))._locked(): print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"

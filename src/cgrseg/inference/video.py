@@ -168,6 +168,7 @@ class _Writer:
         self._stream: VideoStream | None = None
         self._waiting: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(1)
+        self._failed = False  # FFmpeg may crash if it is called after an error
 
     def __enter__(self) -> _Writer:
         return self
@@ -205,6 +206,8 @@ class _Writer:
     def _encode(self, result: Segmentation, original: VideoFrame, stamp: int, rate: Fraction) -> None:
         import av
 
+        if self._failed:
+            return
         picture = np.asarray(result.overlay(legend=False))
         height, width = picture.shape[:2]
         even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
@@ -224,6 +227,7 @@ class _Writer:
         try:
             yield
         except av.FFmpegError as error:
+            self._failed = True
             raise OSError(f"{self._name} cannot be written ({error.strerror})") from error
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,8 @@ class RunFolder:
         cure = "restore it, or delete it to begin the run again"
         check_archive(str(path))
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # about unusual pickles
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, *DAMAGED) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise ValueError(f"{path} is damaged or not a state of a run ({reason}): {cure}") from error
