@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -130,6 +131,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         ValueError: a logger is not installed, or the other machines cannot be found.
     """
     device = usable_device(config.device)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # each process would announce itself
     loggers: list[Any] = []
     if "tensorboard" in config.loggers:
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger
