@@ -20,15 +20,16 @@ SETTINGS = [
     "--augment.resize_to=null", "--optim.ema=0.9", "--precision=fp64", "--log_every=1", "--val_every=3", "--workers=0",
     "--device=cpu", "--optim.lr=1e-5",
 ]  # fmt: skip
-# The rate is small for AdamW divides by |g| + 1e-8: where a gradient is all but zero, its last digits reach the weight
-# magnified by rate / 1e-8. A mistake in sharing the batch changes whole steps, 1e-5, which stands out as clearly.
+# The rate is small because AdamW divides by |g| + 1e-8: where a gradient is almost zero, its rounding errors are
+# multiplied by rate / 1e-8. A mistake in splitting the batch changes whole steps, 1e-5, and is still found.
 
 
 def start(data: Path, out: Path, *more: str, launcher: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
     verb = ["-m", "cgrseg", "train", "--data", str(data), "--out", str(out), *SETTINGS, *more]
     command = [sys.executable, *launcher, *verb]
     quiet = {"GLOO_SOCKET_IFNAME": "lo", **environment}
-    return subprocess.Popen(command, env={**os.environ, **quiet}, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env={**os.environ, **quiet}, stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(*processes: subprocess.Popen[str]) -> None:
@@ -55,7 +56,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The dataset, and what one process made of it."""
+    """The dataset, and the run of one process."""
     from conftest import make_squares
 
     root = tmp_path_factory.mktemp("alone")
@@ -91,3 +92,14 @@ def test_torchrun_launches_it(alone: tuple[Path, Path], tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     finish(start(data, tmp_path / "run", "--devices=2", launcher=torchrun))
     assert_equal_runs(run, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_print_every_line_once(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = alone
+    out, error = start(data, tmp_path / "run", "--devices=2").communicate(timeout=300)
+    lines = (out + error).splitlines()
+    assert len(lines) == len(set(lines)) and "step 3: val mIoU" in error
+    process = start(data, tmp_path / "run", "--devices=2", "--resume", "--seed=3")
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 2 and error.count("\n") == 1 and "is of a run with seed 0, not 3" in error

@@ -15,8 +15,9 @@ from PIL import Image
 from cgrseg.cli.main import main
 from cgrseg.inference import pipeline
 from cgrseg.inference.pipeline import segment_files
+from cgrseg.inference.predictor import Prediction, Predictor, Prepared
 from cgrseg.inference.result import Segmentation
-from cgrseg.inference.segmenter import Prepared, Segmenter
+from cgrseg.inference.segmenter import Segmenter
 from cgrseg.inference.sources import Source, find_sources
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
@@ -57,11 +58,6 @@ def draw(path: Path, size: tuple[int, int] = (48, 40)) -> Path:
     blocks = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(path)
     return path
-
-
-def is_mask(path: Path) -> bool:
-    with Image.open(path) as picture:
-        return picture.mode == "P"
 
 
 def files(folder: Path) -> set[str]:
@@ -147,22 +143,26 @@ def test_its_own_outputs_are_never_sources(tmp_path: Path, predict: Callable[...
     }
 
 
-def test_resume_writes_what_is_missing_and_leaves_what_is_there(tmp_path: Path, predict: Callable[..., int]) -> None:
+def test_resume_writes_what_is_missing_or_damaged_and_leaves_the_rest(
+    tmp_path: Path, predict: Callable[..., int]
+) -> None:
     for name in ("a.png", "b.png", "c.png"):
         draw(tmp_path / "in" / name)
     assert predict(tmp_path / "in") == 0
     out = tmp_path / "out"
-    (out / "a.mask.png").write_bytes(b"mine")
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "a.mask.png").write_bytes(b"")
+    (out / "a.overlay.jpg").write_bytes(whole["a.overlay.jpg"][:-200])  # of a full disk
     (out / "b.mask.png").unlink()
-    (out / "b.overlay.jpg").write_bytes(b"mine too")
-    stamp = (out / "c.mask.png").stat().st_mtime_ns
+    Image.new("RGB", (8, 8)).save(out / "b.overlay.jpg")
+    mine, stamp = (out / "b.overlay.jpg").read_bytes(), (out / "c.mask.png").stat().st_mtime_ns
     assert predict(tmp_path / "in", "--resume") == 0
-    assert (out / "a.mask.png").read_bytes() == b"mine"
-    assert (out / "b.overlay.jpg").read_bytes() == b"mine too"
-    assert is_mask(out / "b.mask.png")
+    assert (out / "b.overlay.jpg").read_bytes() == mine
     assert (out / "c.mask.png").stat().st_mtime_ns == stamp
+    for name in ("a.mask.png", "a.overlay.jpg", "b.mask.png"):
+        assert (out / name).read_bytes() == whole[name]
     assert predict(tmp_path / "in") == 0
-    assert is_mask(out / "a.mask.png")  # without --resume all is made anew
+    assert (out / "b.overlay.jpg").read_bytes() == whole["b.overlay.jpg"]  # without --resume all is written again
 
 
 def test_resume_with_nothing_left_to_do_succeeds(tmp_path: Path, predict: Callable[..., int]) -> None:
@@ -196,14 +196,20 @@ def test_a_write_that_fails_leaves_no_half_file_and_the_old_one(
     draw(tmp_path / "in" / "b.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.mask.png").write_bytes(b"old")
-    save = Image.Image.save
+    write = pipeline._write
 
-    def fails_for_a(self: Image.Image, path: Path, **options: object) -> None:
-        save(self, path, **options)
-        if self.size == (64, 64):
-            raise OSError(28, "No space left on device", str(path))
+    def fails_for_a(result: Segmentation, outputs: dict[str, Path]) -> None:
+        with monkeypatch.context() as patch:
+            if result.labels.shape == (64, 64):
+                patch.setattr(Path, "write_bytes", disk_full)
+            write(result, outputs)
 
-    monkeypatch.setattr(Image.Image, "save", fails_for_a)
+    def disk_full(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[:20])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(pipeline, "_write", fails_for_a)
     assert predict(tmp_path / "in", "--save", "mask") == 1
     assert files(tmp_path / "out") == {"a.mask.png", "b.mask.png"}
     assert (tmp_path / "out" / "a.mask.png").read_bytes() == b"old"
@@ -216,13 +222,13 @@ def test_a_photo_too_large_for_the_memory_stops_nothing(
 ) -> None:
     for name in ("a.png", "b.png"):
         draw(tmp_path / "in" / name)
-    run = Segmenter._run
+    whole = Predictor._whole
 
-    def once(self: Segmenter, group: Sequence[Prepared]) -> list[Segmentation]:
-        monkeypatch.setattr(Segmenter, "_run", run)
+    def once(self: Predictor, group: Sequence[Prepared]) -> list[Prediction]:
+        monkeypatch.setattr(Predictor, "_whole", whole)
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate too much")
 
-    monkeypatch.setattr(Segmenter, "_run", once)
+    monkeypatch.setattr(Predictor, "_whole", once)
     jobs = [(source, source.outputs()) for source in find_sources([str(tmp_path / "in")], out=tmp_path / "out")]
     outcomes = list(segment_files(segmenter, jobs))
     assert sum(done for done, _ in outcomes) == 1

@@ -164,7 +164,7 @@ def test_a_run_stopped_by_signals_and_killed_by_chance_ends_in_the_same_bits(
     print(f"seed of the moment: {seed}")
     for number, word in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         code, error = run_and_signal(number, data, out, "--workers=2", "--resume")
-        assert code == word and "--resume goes on from there" in error.splitlines()[-1] and "Traceback" not in error
+        assert code == word and "continue with --resume" in error.splitlines()[-1] and "Traceback" not in error
     code, _ = run_and_signal(
         signal.SIGKILL, data, out, "--workers=1", "--resume", delay=random.Random(seed).uniform(0, 0.8)
     )

@@ -15,9 +15,8 @@ from PIL import Image
 
 import cgrseg
 from cgrseg.cli.main import main
-from cgrseg.data.check.report import Report
+from cgrseg.data.check.report import DatasetReport
 from cgrseg.training import loop, setup
-from cgrseg.training.checkpoint import RunFolder
 from cgrseg.training.config import OptimConfig, TrainConfig
 from cgrseg.weights.artifact import save
 
@@ -65,11 +64,11 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers_and_another_s
     ("damage", "message"),
     [
         ("no masks", "masks/train"),
-        ("no mask", "0.png has no mask"),
+        ("no mask", "has no mask"),
         ("large id", "holds class 9, but classes.json ends at 1"),
-        ("colours", "is a colour picture"),
+        ("colours", "has colours"),
         ("size", "but its photo is"),
-        ("empty", "holds no photos"),
+        ("empty", "has no photos"),
         ("one-class list", "holds class 1"),
     ],
 )
@@ -84,7 +83,7 @@ def test_a_broken_dataset_is_one_line_and_nothing_is_written(
     elif damage == "large id":
         Image.fromarray(np.full((64, 80), 9, np.uint8)).save(mask)
     elif damage == "colours":
-        Image.new("RGB", (80, 64)).save(mask)
+        Image.new("RGB", (80, 64), (200, 0, 0)).save(mask)
     elif damage == "size":
         Image.new("L", (40, 64)).save(mask)
     elif damage == "one-class list":
@@ -121,7 +120,7 @@ def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(
     assert train(squares, run, "--steps", "1") == 2
     assert "add --resume, or choose another --out" in capsys.readouterr().err
     assert train(squares, run, "--steps", "1", "--seed", "5", "--resume") == 2
-    assert "holds a run with seed 0, not 5" in capsys.readouterr().err
+    assert "config.yaml is of a run with seed 0, not 5" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
@@ -160,9 +159,9 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_ten_in_a_row_stop_
     def poisoned(bad: range) -> Any:
         def batches(config: TrainConfig, *rest: Any, first_step: int, **more: Any) -> Iterator[Any]:
             found = real(config, *rest, first_step=first_step, **more)
-            for step, (images, labels, problems) in enumerate(found, start=first_step):
+            for step, (images, labels, teacher, problems) in enumerate(found, start=first_step):
                 seen.append(step)
-                yield (images * math.nan if step in bad else images), labels, problems
+                yield (images * math.nan if step in bad else images), labels, teacher, problems
 
         return batches
 
@@ -175,8 +174,8 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_ten_in_a_row_stop_
     monkeypatch.setattr(loop, "load_batches", poisoned(range(3, 99)))
     assert train(squares, tmp_path / "all", "--steps", "20", "--save_every", "2", "--val_every", "20") == 2
     assert "10 steps in a row gave no finite loss and gradient, from step 4 on" in capsys.readouterr().err
-    state = RunFolder(TrainConfig(out=str(tmp_path / "all"))).load_state()
-    assert state is not None and state["step"] == 12
+    state = torch.load(tmp_path / "all" / "state.pt", weights_only=True)
+    assert state["step"] == 12
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
@@ -189,11 +188,11 @@ def test_unreadable_photos_are_replaced_and_named_up_to_the_limit(
     assert train(squares, tmp_path / "run", *more) == 0
     assert "skipped" in (said := capsys.readouterr().err) and "3.png" in said
     assert train(squares, tmp_path / "strict", *more, "--skip-limit", "0") == 2
-    assert "3.png is damaged or cut short" in capsys.readouterr().err and not (tmp_path / "strict").exists()
-    healthy = Report(squares, "folder", None)  # the file breaks, or is one that the quick check does not open
+    assert "3.png: is damaged or incomplete" in capsys.readouterr().err and not (tmp_path / "strict").exists()
+    healthy = DatasetReport(squares, "folder", None)  # the file breaks, or is one that the quick check does not open
     monkeypatch.setattr(setup, "quick_check", lambda *_: healthy)
     assert train(squares, tmp_path / "strict", *more, "--skip-limit", "0") == 2
-    assert "1 pairs can't be read" in capsys.readouterr().err
+    assert "1 pairs cannot be read" in capsys.readouterr().err
 
 
 def test_accumulated_passes_and_clipping_take_the_same_step_as_one_pass(squares: Path, tmp_path: Path) -> None:

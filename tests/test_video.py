@@ -1,7 +1,8 @@
-"""A video becomes its overlay: same rate, size and length, upright, and never half a file."""
+"""A video becomes its overlay: same rate, size and length, upright, complete or not at all."""
 
 from __future__ import annotations
 
+import itertools
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -27,25 +28,18 @@ def segmenter() -> Segmenter:
 
 
 @pytest.fixture
-def one_class(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
-    """All is class 0, which is drawn in pure red, so that the overlay of black is half red."""
+def one_class() -> Segmenter:
+    """Every pixel is class 0, which is drawn in pure red, so that the overlay of black is half red."""
     space = LabelSpace(names=("a", "b", "c"), colors=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
-    monkeypatch.setattr(segmenter, "labels", space)
-    monkeypatch.setattr(
-        segmenter, "model", torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), _FirstClass()).requires_grad_(False)
-    )
-    return segmenter
-
-
-class _FirstClass(torch.nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(images.shape[0], 3, images.shape[2] // 8, images.shape[3] // 8)
-        logits[:, 0] = 1
-        return logits
+    model = build("cgrseg_n", num_classes=3)
+    model.describe(labels=space)
+    torch.nn.init.zeros_(model.head.classifier.weight)
+    model.head.classifier.bias.data = torch.tensor([1.0, 0.0, 0.0])
+    return Segmenter(model)
 
 
 def draw_clip(path: Path, *, frames: int = 8, size: tuple[int, int] = (96, 64), codec: str = "libx264") -> Path:
-    """A white bar walks over a black picture."""
+    """A white bar moves over a black picture."""
     width, height = size
     with av.open(str(path), "w") as sink:
         stream = sink.add_stream(codec, rate=RATE)
@@ -85,7 +79,7 @@ def test_overlay_keeps_frame_rate_time_stamps_and_size(segmenter: Segmenter, tmp
     assert {frame.shape for frame in frames} == {(64, 96, 3)}
 
 
-def test_frames_stand_in_order_with_the_class_colours_over_them(one_class: Segmenter, tmp_path: Path) -> None:
+def test_frames_are_in_order_with_the_class_colours_over_them(one_class: Segmenter, tmp_path: Path) -> None:
     list(segment_video(one_class, draw_clip(tmp_path / "clip.mp4"), outputs(tmp_path), batch=3))
     _, _, frames = read_clip(outputs(tmp_path)["overlay"])
     for i, frame in enumerate(frames):
@@ -99,7 +93,7 @@ def test_odd_sides_grow_by_one_repeated_pixel(segmenter: Segmenter, tmp_path: Pa
     assert {frame.shape for frame in read_clip(outputs(tmp_path)["overlay"])[2]} == {(52, 76, 3)}
 
 
-def test_a_rotated_recording_is_turned_upright(one_class: Segmenter, tmp_path: Path) -> None:
+def test_a_rotated_recording_is_rotated_upright(one_class: Segmenter, tmp_path: Path) -> None:
     clip = draw_clip(tmp_path / "clip.mp4", frames=1)
     data = bytearray(clip.read_bytes())
     matrix = data.index(b"tkhd") + 4 + 40
@@ -133,6 +127,76 @@ def test_a_broken_video_is_one_line_and_leaves_no_file(segmenter: Segmenter, tmp
     with pytest.raises((ValueError, OSError), match=r"clip\.mp4"):
         list(segment_video(segmenter, clip, outputs(tmp_path / "out")))
     assert not list((tmp_path / "out").iterdir())
+
+
+def noise_clip(path: Path, frames: int = 60, **options: str) -> Path:
+    """Frames of noise at 25 per second: about 3 kB each, so that damage hits them."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as sink:
+        stream = sink.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(frames):
+            sink.mux(stream.encode(av.VideoFrame.from_ndarray(random.integers(0, 256, (64, 96, 3), dtype=np.uint8))))
+        sink.mux(stream.encode(None))
+    return path
+
+
+def test_a_cut_video_with_its_index_in_front_is_an_error(segmenter: Segmenter, tmp_path: Path) -> None:
+    clip = noise_clip(tmp_path / "clip.mp4", movflags="+faststart")
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"clip\.mp4 is damaged near 1\.\d s"):
+        list(segment_video(segmenter, clip, outputs(tmp_path / "out"), batch=4))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "noise"])
+def test_a_matroska_video_that_ends_early_is_an_error(segmenter: Segmenter, tmp_path: Path, damage: str) -> None:
+    clip = noise_clip(tmp_path / "clip.mkv")
+    data = bytearray(clip.read_bytes())
+    third = len(data) // 3
+    if damage == "cut":
+        data = data[: 2 * third]
+    else:
+        noise = np.random.default_rng(1).integers(0, 256, third, dtype=np.uint8).tobytes()
+        data[third : 2 * third] = bytes(third) if damage == "zeros" else noise
+    clip.write_bytes(data)
+    with pytest.raises(ValueError, match=r"of 2\.4 s can be decoded"):
+        list(segment_video(segmenter, clip, outputs(tmp_path)))
+
+
+def test_frames_missing_in_the_middle_are_said_and_the_others_are_labelled(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    clip = noise_clip(tmp_path / "clip.mkv", cluster_time_limit="200")
+    data = bytearray(clip.read_bytes())
+    third = len(data) // 3
+    data[third : 2 * third] = bytes(third)
+    clip.write_bytes(data)
+    with pytest.raises(ValueError, match=r"may be damaged: no frames for 1\.\d s after 0\.\d s; the others are"):
+        list(segment_video(segmenter, clip, outputs(tmp_path)))
+    _, times, frames = read_clip(outputs(tmp_path)["overlay"])
+    assert 20 < len(frames) < 60 and times[-1] > 2 and outputs(tmp_path)["legend"].exists()
+
+
+def test_time_stamps_that_jump_back_continue_after_the_last_one(segmenter: Segmenter, tmp_path: Path) -> None:
+    clip = noise_clip(tmp_path / "clip.mpg")
+    clip.write_bytes(2 * clip.read_bytes())  # as `cat` joins recordings
+    assert sum(segment_video(segmenter, clip, outputs(tmp_path), batch=7)) == 120
+    _, times, _ = read_clip(outputs(tmp_path)["overlay"])
+    assert len(times) == 120 and all(later > earlier for earlier, later in itertools.pairwise(times))
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < Fraction(1, 10)
+
+
+def test_an_error_of_the_output_is_not_blamed_on_the_video(segmenter: Segmenter, tmp_path: Path) -> None:
+    from test_file_faults import disk_of
+
+    clip = noise_clip(tmp_path / "clip.mp4")
+    (tmp_path / "out").mkdir()
+    for size in (0, 10_000, 100_000):
+        with disk_of(size), pytest.raises(OSError, match=r"clip\.overlay\.mp4 cannot be written \(File too large\)"):
+            list(segment_video(segmenter, clip, outputs(tmp_path / "out"), batch=4))
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_without_pyav_the_error_says_what_to_install(

@@ -115,7 +115,8 @@ def train(
 
     Args:
         config: a recipe (YAML); flags take precedence
-        resume: continue the run in --out, with its own configuration unless --config is given
+        resume: continue the run in --out, with its own configuration unless --config is given; with a larger --steps
+            it is extended, and the learning rate follows the schedule of the new length from there on
         print_config: print the whole configuration as a recipe, and do not train
     """
     run = with_typed_spec(run)
@@ -133,18 +134,25 @@ def train(
         raise ValueError(f"{run.out} holds a run already: add --resume, or choose another --out")
     check_weights(run.init)
 
+    from cgrseg.description import VARIANTS
+
+    if run.model not in VARIANTS:  # before torch is imported, which takes seconds
+        raise ValueError(f"no model is called {run.model!r}: choose from {', '.join(VARIANTS)}")
+
     import cgrseg
     from cgrseg.nn import find_spec
     from cgrseg.training.progress import Stopped
 
-    find_spec(run.model, **run.spec)  # a wrong name is found before the dataset is read
+    find_spec(run.model, **run.spec)  # a wrong option is found before the dataset is read
     try:
         card = cgrseg.train(run, resume=resume)
     except Stopped as stop:
-        print(f"cgrseg: {stop}", file=sys.stderr)
+        if first:
+            print(f"cgrseg: {stop}", file=sys.stderr)
         return stop.exit_code
     if first:
-        print(f"{card['split']} mIoU {card['miou']} %, weights in {Path(run.out) / 'last.safetensors'}")
+        weights = printable(Path(run.out) / "last.safetensors")
+        print(f"{card['split']} mIoU {card['miou']} %, weights in {weights}")
     return 0
 
 

@@ -16,6 +16,7 @@ from ._common import Mode, Weights, check_weights, make_folder, parse_size, spli
 
 if TYPE_CHECKING:
     from cgrseg.description import Description
+    from cgrseg.inference.pipeline import Job
     from cgrseg.measure.complexity import Cost
 
 
@@ -60,7 +61,7 @@ def predict(
             as stored in the weights. Outputs have the size of the image
         device: auto, cpu, cuda or cuda:N
         bf16: compute in bfloat16 if the device supports it: faster, a few labels change
-        resume: keep existing outputs and make the missing ones
+        resume: keep existing outputs and make those that are missing or damaged
         engine: local, or ray for the machines of a Ray cluster
         workers: number of models of --engine ray, each on a core or a GPU; default: as many as fit
     """
@@ -81,12 +82,11 @@ def predict(
     videos = [source for source in found if source.is_video]
     if videos and "overlay" not in kinds:
         raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
-    jobs = [(source, source.outputs(kinds)) for source in found]
+    jobs: list[Job] = [(source, source.outputs(kinds)) for source in found]
     make_folder(Path(out))
 
-    from tqdm import tqdm
-
-    from cgrseg.inference.pipeline import segment_files
+    from cgrseg._progress import progress_bar
+    from cgrseg.inference.pipeline import segment_files, unfinished
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.inference.video import require_pyav
 
@@ -94,13 +94,10 @@ def predict(
         require_pyav()
     segmenter = Segmenter(weights, device=device, mode=mode, window=window, short_side=short_side, bf16=bf16)
     if resume:
-        jobs = [
-            (source, {kind: path for kind, path in outputs.items() if not path.exists()}) for source, outputs in jobs
-        ]
-        jobs = [(source, outputs) for source, outputs in jobs if outputs]
+        jobs = unfinished(jobs)
 
     images, problems, start = 0, [], time.perf_counter()
-    with tqdm(total=None if videos else len(jobs), unit="image", disable=None if jobs else True) as progress:
+    with progress_bar(total=None if videos else len(jobs), unit="image", disable=not jobs) as progress:
         for done, problem in segment_files(segmenter, jobs, batch=batch):
             images += done
             progress.update(done if problem is None else 1)
@@ -134,10 +131,10 @@ def _predict_on_cluster(
         from cgrseg.cluster import label_on_cluster
     except ModuleNotFoundError as error:
         raise ValueError(f'--engine ray needs {error.name}: pip install "cgrseg[cluster]"') from error
-    from tqdm import tqdm
+    from cgrseg._progress import progress_bar
 
     start = time.perf_counter()
-    with tqdm(unit="image", disable=None) as progress:
+    with progress_bar(unit="image") as progress:
         summary = label_on_cluster(
             sources,
             weights=weights,

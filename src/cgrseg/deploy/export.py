@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from cgrseg._process import quiet
 from cgrseg.images.files import write_together
-from cgrseg.inference.network import SUFFIXES, require
+from cgrseg.inference.network import DIGEST_KEY, SUFFIXES, require, weights_digest
 from cgrseg.inference.runtimes import METADATA_KEY
 from cgrseg.inference.trace import Io, metadata, to_openvino, trace
 from cgrseg.nn import CGRSeg
@@ -108,9 +108,7 @@ def write_program(kind: str, program: ExportedProgram, path: Path, text: str) ->
         with quiet():
             torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": text})
     elif kind == "openvino":
-        import openvino  # type: ignore[import-untyped]
-
-        openvino.save_model(to_openvino(program, text), path, compress_to_fp16=False)
+        save_openvino(to_openvino(program, text), path)
     else:
         output = next(iter(program.graph_signature.user_outputs))
         node = next(node for node in program.graph.nodes if node.name == output)
@@ -122,3 +120,14 @@ def write_program(kind: str, program: ExportedProgram, path: Path, text: str) ->
         assert onnx is not None
         onnx.model.metadata_props[METADATA_KEY] = text
         onnx.save(path)
+
+
+def save_openvino(model: Any, path: Path) -> None:
+    """Write an OpenVINO model as .xml, with a digest of its weights, and .bin."""
+    import openvino  # type: ignore[import-untyped]
+
+    openvino.save_model(model, path, compress_to_fp16=False)
+    digest = weights_digest(path)
+    model.set_rt_info(digest, DIGEST_KEY)
+    openvino.save_model(model, path, compress_to_fp16=False)
+    assert weights_digest(path) == digest

@@ -24,6 +24,8 @@ from cgrseg.images.photos import read_photo
 from cgrseg.inference.runtimes import METADATA_KEY, openvino_core
 from cgrseg.preprocessing import Preprocessing
 
+from .export import save_openvino
+
 # Of the hard swish. Values from 1.85 to 1.9 change the fewest labels of nine CamVid val images.
 SLOPE = 1.875
 # OpenVINO's operations that stay in float if any convolution does.
@@ -75,7 +77,6 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
         text: the metadata of the file.
     """
     import nncf  # type: ignore[import-untyped]
-    import openvino  # type: ignore[import-untyped]
 
     model = openvino_core().read_model(source)
     convolutions = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
@@ -97,7 +98,7 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
             ignored_scope=ignored,
         )
     quantized.set_rt_info(text, METADATA_KEY)
-    openvino.save_model(quantized, target, compress_to_fp16=False)
+    save_openvino(quantized, target)
 
 
 def _by_constants(model: Any) -> list[str]:
@@ -120,7 +121,7 @@ def _by_constants(model: Any) -> list[str]:
 
 def _harden(model: Any, floating: Sequence[str]) -> None:
     """GELU(x) as h(SLOPE·x)/SLOPE with h(x) = x·relu6(x + 3)/6, unless a float convolution reads it."""
-    from openvino import opset13
+    from openvino import opset13  # type: ignore[import-untyped]
 
     slope = opset13.constant(np.float32(SLOPE))
     for op in model.get_ordered_ops():

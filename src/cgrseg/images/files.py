@@ -7,13 +7,16 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from .photos import DAMAGE
 
 PREFIX = ".unfinished-"
 
@@ -75,6 +78,30 @@ def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> No
     buffer = BytesIO()
     figure.savefig(buffer, format=Path(path).suffix[1:], **options)
     write_file(path, buffer.getvalue())
+
+
+def remove_unfinished(folders: Iterable[Path], *, age: float = 3600) -> None:
+    """Remove temporary files of processes that were killed while they wrote.
+
+    Args:
+        folders: where to look; they need not exist.
+        age: seconds since the last change; a younger file may belong to a running process.
+    """
+    for folder in set(folders):
+        for path in folder.glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                if path.is_file() and time.time() - path.stat().st_mtime > age:
+                    path.unlink()
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be decoded as an image, to its end."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except DAMAGE:
+        return False
+    return True
 
 
 @contextmanager

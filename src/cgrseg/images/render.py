@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,8 +66,8 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
     """
     width, height = picture.size
     letter = min(max(12, round((width * height) ** 0.5 / 42)), 160)  # pixels
-    font, row, margin = _font(letter), round(letter * 1.5), letter // 2
-    column = 3 * margin + letter + max((_width(font, entry) for entry in entries), default=0)
+    letters, row, margin = font(letter), round(letter * 1.5), letter // 2
+    column = 3 * margin + letter + max((_width(letters, entry) for entry in entries), default=0)
     beside = height > width
     if beside:
         columns, rows = 1, max((height - 2 * margin) // row, FEWEST_ROWS)
@@ -86,7 +88,7 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
         x, y = left + margin + index // rows * column, top + margin + index % rows * row
         if entry[1] is not None:
             draw.rectangle((x, y, x + letter, y + letter), fill=entry[1], outline=SWATCH_EDGE)
-        draw.text((x + letter + margin, y + letter // 2), _text(entry), INK, font, anchor="lm")
+        draw.text((x + letter + margin, y + letter // 2), _text(entry), INK, letters, anchor="lm")
     return page
 
 
@@ -95,7 +97,7 @@ def with_title(picture: Image.Image, title: str) -> Image.Image:
     letter = min(max(12, round((picture.width * picture.height) ** 0.5 / 42)), 160)  # pixels, as in the legend
     page = Image.new("RGB", (picture.width, picture.height + 2 * letter), PAPER)
     page.paste(picture, (0, 2 * letter))
-    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, _font(letter), anchor="lm")
+    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, font(letter), anchor="lm")
     return page
 
 
@@ -112,13 +114,28 @@ def _text(entry: Entry) -> str:
     return f"{name}  {share:.1%}" if share >= 0.001 else f"{name}  < 0.1%"
 
 
-def _width(font: ImageFont.FreeTypeFont, entry: Entry) -> int:
-    return round(font.getlength(_text(entry))) + 1
+def _width(letters: ImageFont.FreeTypeFont, entry: Entry) -> int:
+    return round(letters.getlength(_text(entry))) + 1
 
 
 @lru_cache(maxsize=16)
-def _font(letter: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(letter)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise OSError("this Pillow was built without FreeType, which draws the legend: `pip install pillow`")
-    return font
+def font(letter: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more. Pillow's own font has only ASCII.
+
+    Args:
+        letter: size in pixels.
+
+    Raises:
+        OSError: Pillow was built without FreeType.
+    """
+    package = find_spec("matplotlib")
+    assert package is not None and package.origin is not None
+    path = Path(package.origin).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf"  # importing it takes 0.2 s
+    if not path.is_file():  # a system's own package
+        from matplotlib import get_data_path
+
+        path = Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+    try:
+        return ImageFont.truetype(path, letter)
+    except ImportError as error:
+        raise OSError("this Pillow was built without FreeType, which draws the legend: `pip install pillow`") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from .runtimes import OnnxNetwork, OpenVINONetwork, RuntimeUnusable
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 SUFFIXES: dict[str, str] = {"openvino": ".xml", "onnx": ".onnx"}  # the faster one on a CPU first
+DIGEST_KEY = "cgrseg_bin"  # in OpenVINO files: of the .bin
 CPU = torch.device("cpu")
 
 
@@ -221,6 +223,7 @@ def open_exported(
             run = OnnxNetwork(path, str(device), threads)
         else:
             run = OpenVINONetwork(path, str(device), threads, bf16)
+            _check_weights(run.model, path)
         text = run.metadata
     except RuntimeUnusable:
         raise
@@ -245,3 +248,17 @@ def open_exported(
             f"{path} describes {description.spec.num_classes} classes but has {run.classes} outputs: export it again"
         )
     return Network(run, description, runtime=runtime, size=size, path=path)
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of the .bin that belongs to an OpenVINO file."""
+    with open(path.with_suffix(".bin"), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_weights(model: Any, path: Path) -> None:
+    """OpenVINO itself accepts a .bin that is longer or has other content."""
+    if model.has_rt_info(DIGEST_KEY) and str(model.get_rt_info(DIGEST_KEY).astype(str)) != weights_digest(path):
+        raise RuntimeUnusable(
+            f"{path.with_suffix('.bin')} is damaged or belongs to another {path.name}: copy both files again"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cgrseg.images import render
-from cgrseg.images.files import save_image
+from cgrseg.images.files import is_image, remove_unfinished, save_image
 
 from .predictor import Prepared
 from .result import Segmentation
@@ -41,6 +41,7 @@ def segment_files(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int = 1) 
         jobs: see `Source.outputs`.
         batch: up to this many images of equal padded size are processed together.
     """
+    remove_unfinished(path.parent for _, outputs in jobs for path in outputs.values())
     yield from _segment_images(segmenter, [job for job in jobs if not job[0].is_video], batch=batch)
     for source, _ in jobs:
         if source.is_video:
@@ -51,9 +52,32 @@ def segment_files(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int = 1) 
                 yield 0, _explain(source, error)
 
 
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with their outputs that are missing or damaged; jobs without such outputs are left out."""
+    with ThreadPoolExecutor(threads()) as pool:
+        wanted = [(job, kind, path) for job in jobs for kind, path in job[1].items()]
+        done = pool.map(_is_written, (path for _, _, path in wanted))
+        missing: dict[Source, dict[str, Path]] = {}
+        for ((source, _), kind, path), written in zip(wanted, done, strict=True):
+            if not written:
+                missing.setdefault(source, {})[kind] = path
+    return list(missing.items())
+
+
+def _is_written(path: Path) -> bool:
+    if path.suffix == ".mp4":
+        return path.is_file() and path.stat().st_size > 0
+    return is_image(path)
+
+
+def threads() -> int:
+    """Threads for reading and writing images."""
+    return min(max(os.cpu_count() or 1, 2), 16)
+
+
 def _segment_images(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) -> Iterator[Outcome]:
     """Threads read ahead, run the network and write, each with a bounded number of images."""
-    workers = min(max(os.cpu_count() or 1, 2), 16)
+    workers = threads()
     failed: deque[Outcome] = deque()
     writing: deque[tuple[Source, Future[None]]] = deque()
     with ThreadPoolExecutor(workers) as pool, _networks(segmenter) as (networks, parallel):

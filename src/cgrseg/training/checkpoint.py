@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,60 +15,102 @@ from typing import Any
 import torch
 import yaml
 
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import PREFIX, atomic_write, write_file
+from cgrseg.weights.checkpoint_reader import DAMAGED, check_archive
 
 from .config import TrainConfig
 
-STATE, CONFIG, LOG, METRICS = "state.pt", "config.yaml", "train.jsonl", "metrics.csv"
+STATE, CONFIG, LOG, METRICS, LOCK = "state.pt", "config.yaml", "train.jsonl", "metrics.csv", ".lock"
+PARTS = {"step", "progress", "model", "optimizer", "average", "scaler"}  # of a state
 
 
 class RunFolder:
-    """What stands on disk of one run.
+    """The files of one run.
 
-    Logs are appended to; after a crash they are cut back to the step of the state, so that a resumed run
-    writes what an unbroken one would have.
+    Logs are appended to; after a crash they are cut back to the step of the state, so that a resumed run writes what
+    an uninterrupted one would have written.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.out)
         self.config = config
 
-    def open(self, *, resume: bool) -> None:
-        """Make the folder, or with `resume` go on with the run that is in it.
+    @contextmanager
+    def opened(self, *, resume: bool) -> Iterator[None]:
+        """Create the folder, or with `resume` continue the run in it. Within the block no other training can.
 
         Raises:
-            ValueError: the folder holds a run and `resume` is not asked for, or a run of another config.
-            OSError: it can't be written.
+            ValueError: the folder has a run and `resume` is false, or a run with other settings or more steps, or
+                another training is using it.
+            OSError: it cannot be written to.
         """
-        written = self.path / CONFIG
-        if not written.is_file():
-            self.path.mkdir(parents=True, exist_ok=True)
-            with atomic_write(written) as temporary:
-                temporary.write_text(yaml.safe_dump(self.config.to_dict(), sort_keys=False), encoding="utf-8")
-        elif not resume:
-            raise ValueError(f"{self.path} holds a run already: add --resume, or choose another --out")
-        else:
-            self.config.refuse_other(yaml.safe_load(written.read_text(encoding="utf-8")) or {}, self.path)
-            for leftover in self.path.glob(".unfinished-*"):  # of a process that was killed while writing
-                leftover.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            written = self.path / CONFIG
+            if written.is_file():
+                if not resume:
+                    raise ValueError(f"{self.path} holds a run already: add --resume, or choose another --out")
+                self._compare(written)
+            write_file(written, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+            for stale in self.path.glob(f"{PREFIX}*"):  # of a process that was killed while it wrote
+                if stale.is_file():
+                    stale.unlink()
+            yield
+
+    def _compare(self, written: Path) -> None:
+        try:
+            settings = yaml.safe_load(written.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            settings = None
+        self.config.refuse_other(settings, written)
+        steps = settings.get("steps")
+        if not isinstance(steps, int) or steps > self.config.steps:
+            raise ValueError(
+                f"{written} is of a run with steps {steps}, not {self.config.steps}: a run can only be extended"
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold a lock that the system releases when the process ends, however it ends."""
+        if sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        with open(self.path / LOCK, "a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which data loading processes would hold
+            except (BlockingIOError, PermissionError) as error:
+                raise ValueError(
+                    f"another training is running in {self.path}: wait for its end, or choose another --out"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
 
     def load_state(self) -> dict[str, Any] | None:
         """The last good state, or None; tensors and plain values only. Logs are cut back to its step.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or of another run.
         """
         path = self.path / STATE
         if not path.is_file():
             self._cut_back(-1)
             return None
+        cure = "restore it, or delete it to begin the run again"
+        check_archive(str(path))
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            self._cut_back(state["step"])
-        except (OSError, RuntimeError, KeyError, EOFError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged ({str(error).splitlines()[0]}): delete it to begin the run again"
-            ) from error
+            with warnings.catch_warnings(action="ignore"):  # about unusual pickles
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, *DAMAGED) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{path} is damaged or not a state of a run ({reason}): {cure}") from error
+        if not isinstance(state, dict) or not state.keys() >= PARTS:
+            raise ValueError(f"{path} is not a state of a run: {cure}")
+        if "config" in state:
+            self.config.refuse_other(state["config"], path)
+        self._cut_back(state["step"])
         return state
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -75,12 +119,12 @@ class RunFolder:
         Raises:
             OSError: there is no room; the last good state is still there.
         """
-        with self.writing(STATE), atomic_write(self.path / STATE) as temporary:
-            torch.save(state, temporary)
+        with self.writing(STATE), atomic_write(self.path / STATE, durable=True) as temporary:
+            torch.save({**state, "config": self.config.identity()}, temporary)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
-        """Around a write to the folder: where it fails, the error says what stays and how to go on.
+        """Around a write to the folder: if it fails, the error says what stays and how to continue.
 
         Raises:
             OSError: the write failed.
@@ -89,7 +133,7 @@ class RunFolder:
             yield
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            what = reason if name in reason else f"{self.path / name} can't be written ({reason})"
+            what = reason if name in reason else f"{self.path / name} cannot be written ({reason})"
             raise OSError(
                 f"{what}: the last good state is still there; make room, then run again with --resume"
             ) from error
@@ -127,9 +171,8 @@ class RunFolder:
             path = self.path / name
             if not path.exists():
                 continue
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line, name) <= step]
-            with atomic_write(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_file(path, "".join(f"{line}\n" for line in lines if _step_of(line, name) <= step))
 
 
 def _step_of(line: str, name: str) -> float:

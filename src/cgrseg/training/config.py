@@ -93,7 +93,7 @@ class TrainConfig:
         init: initial weights: a weights file or bundled name, a released checkpoint, a state dict, ImageNet weights of
             the encoder, or "imagenet"; a classifier with another number of classes starts fresh.
         freeze: "encoder" trains only the other parts.
-        steps: optimizer steps.
+        steps: optimizer steps; more than before extend a run that is resumed.
         batch: crops per step, over all processes.
         accumulate: number of passes per step, to save memory.
         augment: how an image becomes a crop.
@@ -103,7 +103,8 @@ class TrainConfig:
             on devices that have it, otherwise fp32: emulating bf16 takes ten times as long.
         channels_last: memory format of the feature maps.
         compile: use torch.compile.
-        val_every: steps between evaluations on the val split; null for a tenth of the run.
+        val_every: steps between evaluations on the whole val split; null for a tenth of the run, on as many images as
+            keep them below a tenth of its time.
         save_every: steps between resumable states.
         log_every: steps between log lines.
         skip_limit: number of unreadable pairs that are replaced before the run stops.
@@ -162,6 +163,8 @@ class TrainConfig:
             raise ValueError(f"a batch of one crop of {self.augment.crop} gives BatchNorm a single value: use batch 2")
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("precision fp16 needs a GPU: use bf16 or fp32 on the CPU")
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(f"device {self.device} is one device, devices {self.devices}: use device cuda")
 
     @property
     def scores_every(self) -> int:
@@ -189,12 +192,18 @@ class TrainConfig:
     def _paths(self) -> dict[str, str | None]:
         return {"data": self.data, "init": self.init, "teacher": self.teacher}
 
-    def refuse_other(self, written: dict[str, Any], folder: Path) -> None:
-        """Raise ValueError if `written` describes another run."""
-        for name, value in self.to_dict().items():
-            if name not in FREE_TO_CHANGE and written.get(name) != value:
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed run cannot change. Another number of steps only changes what follows."""
+        return {name: value for name, value in self.to_dict().items() if name not in (*FREE_TO_CHANGE, "steps")}
+
+    def refuse_other(self, written: Any, place: Path) -> None:
+        """Raise ValueError if the settings `written` in a file describe another run."""
+        if not isinstance(written, dict):
+            raise ValueError(f"{place} is damaged: restore it, or choose another --out")
+        for name, value in self.identity().items():
+            if written.get(name) != value:
                 raise ValueError(
-                    f"{folder} holds a run with {name} {written.get(name)!r}, not {value!r}: "
+                    f"{place} is of a run with {name} {written.get(name)!r}, not {value!r}: "
                     "resume it with its own settings, or choose another --out"
                 )
 

@@ -4,90 +4,156 @@ from __future__ import annotations
 
 import math
 import sys
-from datetime import UTC, datetime
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
-from cgrseg.data.dataset import Samples, describe_map
-from cgrseg.evaluation import Scores, evaluate
-from cgrseg.inference.network import Network, evaluation_mode
-from cgrseg.inference.predictor import Predictor
-from cgrseg.weights.artifact import save
+from cgrseg._progress import progress_bar
+from cgrseg._text import printable
+from cgrseg.data.dataset import describe_map
 
-from .checkpoint import RunFolder
+from .checkpoint import STATE, RunFolder
 from .config import TrainConfig
+from .fingerprint import changes, fingerprint
+from .loading import batches_ahead, explain, load_batches
 from .losses import teacher_loss
 from .optimization import rate, set_rate
-from .pictures import draw
-from .progress import Clock, Progress, Stopped, StopRequest, asked_to_stop
-from .setup import Data, Parts, load_batches, make_data, make_fabric, make_parts, with_precision
+from .progress import Clock, Progress, RunFailed, Stopped, StopRequest, asked_to_stop
+from .scoring import Scoring
+from .setup import Data, Parts, make_data, make_fabric, make_parts, with_precision
+
+MOST_WARNINGS = 10
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     """Train; evaluate the val split during the run and the test split (or val) at the end; return the card.
 
+    Args:
+        config: of the run.
+        resume: continue the run in `config.out`, if there is one; more steps than it had extend it.
+
     Raises:
         FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then. Later:
-            ten steps in a row had no finite gradient, or too many pairs cannot be read.
+            ten steps in a row had no finite gradient, too many pairs cannot be read, or the run folder is in use,
+            damaged or of another run.
         OSError: the run folder cannot be written; the last state is kept.
-        MemoryError: the device has too little memory; the message says what to lower.
+        MemoryError: the device, or the shared memory of data loading processes, is too small; the message says what
+            to change.
         Stopped: by Ctrl-C or SIGTERM, after saving the state.
     """
     config = with_precision(config)
     data = make_data(config)
+    batches_ahead(config, classes=len(data.train.labels))
     fabric = make_fabric(config)
     fabric.launch()
-    fabric.print(describe_map(data.train))
+    first = fabric.is_global_zero
+    if first:
+        print(*map(printable, [*describe_map(data.train).splitlines(), *_warnings(data)]), sep="\n")
     parts = make_parts(config, data, fabric)
-    folder, state = RunFolder(config), None
-    if fabric.is_global_zero:
-        folder.open(resume=resume)
-    fabric.barrier()
-    if resume and (state := folder.load_state()) is not None:
-        parts.load_state(state)
-    progress = Progress(**state["progress"]) if state else Progress()
+    folder = RunFolder(config)
     try:
-        fit(fabric, config, data, parts, folder, progress)
+        with folder.opened(resume=resume) if first else nullcontext():
+            fabric.barrier()
+            progress = continue_run(fabric, config, data, parts, folder) if resume else Progress()
+            return fit(fabric, config, data, parts, folder, progress)
     except torch.OutOfMemoryError as error:
         raise MemoryError(
             f"out of memory with {config.batch} crops of {config.augment.crop} in {config.accumulate} passes: "
             f"try --accumulate {2 * config.accumulate}, --batch {max(config.batch // 2, 1)} or "
             f"--augment.crop {max(config.augment.crop * 3 // 4 // 32 * 32, 32)}"
         ) from error
-    return finish(fabric, config, data, parts, folder, progress)
+    except RunFailed:
+        if first:
+            raise
+        raise SystemExit(2) from None
+    except Exception as error:
+        if (clear := explain(error)) is not None:
+            raise clear from error
+        if not first and "onnection" in str(error):  # the first process has ended, and has said why
+            raise SystemExit(2) from None
+        raise
 
 
-def fit(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress) -> None:
-    """Train from step `progress.step` to the last one."""
-    batches = load_batches(config, data, parts.network.preprocessing, fabric, first_step=progress.step)
+def continue_run(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder) -> Progress:
+    """Load the state of the run, if there is one, and say so.
+
+    Raises:
+        ValueError: the state is damaged or of another run, or the dataset has other classes now.
+    """
+    state = folder.load_state()
+    if state is None:
+        fabric.print(printable(f"no state of a run in {folder.path}: beginning with step 0"))
+        return Progress()
+    notes = changes(state["data"], data) if "data" in state else []
+    try:
+        progress = Progress(**state["progress"])
+        parts.load_state(state)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{folder.path / STATE} is of another run ({reason}): delete it to begin again") from error
+    old = state.get("steps", config.steps)
+    if old != config.steps:
+        multiplier = rate(progress.step, config.steps, config.optim)
+        notes.append(
+            f"extended from {old} to {config.steps} steps: from here on the learning rate follows the schedule of "
+            f"{config.steps} steps, {config.optim.lr * multiplier:.2g} at this step"
+        )
+    fabric.print(*map(printable, [f"resumed at step {progress.step} of {config.steps}", *notes]), sep="\n")
+    return progress
+
+
+def fit(
+    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
+) -> dict[str, Any]:
+    """Train from step `progress.step` to the last one, and evaluate; returns the card."""
+    first = fabric.is_global_zero
+    about_data = fingerprint(data)
     clock = Clock(first_step=progress.step, batch=config.batch)
-    hidden = not fabric.is_global_zero
-    bar = tqdm(total=config.steps, initial=progress.step, unit="step", desc=config.model, disable=hidden)
+    bar = progress_bar(total=config.steps, initial=progress.step, unit="step", desc=config.model, disable=not first)
     with bar, asked_to_stop() as request:
+
+        def say(line: str) -> None:
+            if first:
+                bar.write(printable(line), file=sys.stderr)
+
+        def save_state() -> None:
+            if first:
+                more = {"step": progress.step, "steps": config.steps, "progress": vars(progress), "data": about_data}
+                folder.save_state({**more, **parts.state()})
+
+        scoring = Scoring(fabric, config, data, parts, folder, progress, say=say)
+        batches = load_batches(
+            config, data.train, parts.network.preprocessing, fabric, first_step=progress.step, stop=request
+        )
         while progress.step < config.steps:
             with clock.waiting():
-                images, labels, teacher, problems = next(batches)
+                batch = next(batches, None)
+            if batch is None:  # stopped while waiting; the other processes may be in the middle of a step
+                save_state()
+                raise Stopped(request.number, f"stopped after step {progress.step}: continue with --resume")
+            images, labels, teacher, problems = batch
             for problem in progress.note_problems(_of_all(fabric, problems), config.skip_limit):
-                _say(bar, f"skipped {problem}")
+                say(f"skipped {problem}")
             progress.note_step(*train_step(fabric, config, parts, images, labels, progress.step, teacher))
             bar.set_postfix({"loss": f"{progress.loss:.3f}", **clock.postfix(progress.step)}, refresh=False)
             bar.update()
+            trained = clock.seconds()
             with clock.paused():
                 last = progress.step == config.steps
                 stop = _agreed(fabric, request)
                 if last or progress.step % config.log_every == 0:
                     log(fabric, config, folder, progress, clock)
-                if scored := last or progress.step % config.scores_every == 0:
-                    score(fabric, config, data, parts, folder, progress, bar)
+                scored = scoring.during(trained / (progress.step - clock.first_step), trained)
                 if scored or stop or progress.step % config.save_every == 0:
-                    save_state(fabric, parts, folder, progress)
+                    save_state()
+                    fabric.barrier()
                 if stop and not last:
                     raise Stopped(stop, f"stopped after step {progress.step}: continue with --resume")
+    return scoring.at_the_end()
 
 
 def train_step(
@@ -142,81 +208,10 @@ def log(fabric: Fabric, config: TrainConfig, folder: RunFolder, progress: Progre
     fabric.log_dict({f"train/{name}": row[name] for name in ("loss", "lr")}, step=progress.step)
 
 
-def score(
-    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress, bar: Any
-) -> None:
-    """Evaluate the current weights on the val split; write the best so far to best.safetensors."""
-    scores = _evaluate(fabric, parts, data.val)
-    miou = scores.mean_iou()
-    fabric.log_dict({"val/miou": miou}, step=progress.step)
-    if fabric.is_global_zero:
-        _say(bar, f"step {progress.step}: {data.val.split} mIoU {100 * miou:.2f} %")
-        row = {"step": progress.step, "split": data.val.split, "miou": miou}
-        folder.metrics(row | {name: getattr(scores.confusion, name)() for name in ("mean_accuracy", "accuracy")})
-        if not miou <= progress.best:
-            write_weights(folder, "best", parts, make_card(config, data.val, parts, scores, progress))
-    progress.best = max(progress.best, miou)
-
-
-def _evaluate(fabric: Fabric, parts: Parts, samples: Samples) -> Scores:
-    with evaluation_mode(parts.scored):
-        return evaluate(Predictor(Network.of(parts.scored)), samples, fabric=fabric)
-
-
-def save_state(fabric: Fabric, parts: Parts, folder: RunFolder, progress: Progress) -> None:
-    """Write what a resumed run needs to continue with the same bits."""
-    if fabric.is_global_zero:
-        folder.save_state({"step": progress.step, "progress": vars(progress), **parts.state()})
-    fabric.barrier()
-
-
-def finish(
-    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
-) -> dict[str, Any]:
-    """Evaluate on the test split (or val), write last.safetensors and the pictures, return the card."""
-    scores = _evaluate(fabric, parts, data.test)
-    card = make_card(config, data.test, parts, scores, progress)
-    if fabric.is_global_zero:
-        write_weights(folder, "last", parts, card)
-        with evaluation_mode(parts.scored):
-            draw(folder, parts.scored, data.test, scores)
-    fabric.barrier()
-    return card
-
-
-def make_card(
-    config: TrainConfig, samples: Samples, parts: Parts, scores: Scores, progress: Progress
-) -> dict[str, Any]:
-    """The card of a weights file: recipe, scores, and the card of the initial weights."""
-    ious = map(_percent, scores.confusion.class_iou().tolist())
-    return {
-        "recipe": config.card(),
-        "init": parts.network.card or None,
-        "step": progress.step,
-        "split": samples.split,
-        "miou": _percent(scores.mean_iou()),
-        "mean_accuracy": _percent(scores.confusion.mean_accuracy()),
-        "accuracy": _percent(scores.confusion.accuracy()),
-        "class_iou": dict(zip(samples.labels.names, ious, strict=True)),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def write_weights(folder: RunFolder, name: str, parts: Parts, card: dict[str, Any]) -> None:
-    """Write the evaluated network as NAME.safetensors."""
-    path = folder.path / f"{name}.safetensors"
-    with folder.writing(path.name):
-        save(parts.scored, path, card=card)
-
-
-def _percent(share: float) -> float | None:
-    return None if math.isnan(share) else round(100 * share, 2)
-
-
-def _say(bar: Any, line: str) -> None:
-    """Print a line above the progress bar, from the first process."""
-    if not bar.disable:
-        bar.write(line, file=sys.stderr)
+def _warnings(data: Data) -> list[str]:
+    more = len(data.warnings) - MOST_WARNINGS
+    lines = [f"warning: {warning}" for warning in data.warnings[:MOST_WARNINGS]]
+    return [*lines, f"… and {more} more: `cgrseg check-data` lists them"] if more > 0 else lines
 
 
 def _of_all(fabric: Fabric, problems: list[str]) -> list[str]:

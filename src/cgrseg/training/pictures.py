@@ -12,13 +12,14 @@ from cgrseg.data.dataset import Samples
 from cgrseg.evaluation import Scores
 from cgrseg.evaluation.plots import classes_figure, legend_entries, side_by_side
 from cgrseg.images import render
-from cgrseg.images.files import atomic_write, save_image
+from cgrseg.images.files import save_figure, save_image
 from cgrseg.inference.network import Network
 from cgrseg.inference.predictor import Predictor
 from cgrseg.nn import CGRSeg
 
 from .checkpoint import RunFolder
 
+LEAST_SPAN = 5.0  # points of mIoU on the axis
 SHEET_ROWS = 6
 SHEET_HEIGHT = 240  # pixels per image
 
@@ -26,8 +27,7 @@ SHEET_HEIGHT = 240  # pixels per image
 def draw(folder: RunFolder, model: CGRSeg, samples: Samples, scores: Scores) -> None:
     """Write curves.png, classes.png and samples.png into the run folder."""
     draw_curves(folder, folder.path / "curves.png")
-    with atomic_write(folder.path / "classes.png") as temporary:
-        classes_figure(scores.confusion, samples.labels).savefig(temporary, dpi=120)
+    save_figure(classes_figure(scores.confusion, samples.labels), folder.path / "classes.png", dpi=120)
     draw_samples(model, samples, folder.path / "samples.png")
 
 
@@ -45,12 +45,25 @@ def draw_curves(folder: RunFolder, path: Path) -> None:
     rates.plot(steps, [row["lr"] for row in log], color="grey", linestyle=":", label="learning rate")
     rates.set_ylabel("learning rate")
     figure.legend(handles=[*left.lines, *rates.lines], loc="outside lower left", ncols=2, frameon=False)
-    right.plot([int(row["step"]) for row in metrics], [100 * float(row["miou"]) for row in metrics], marker="o")
-    right.set(xlabel="step", ylabel=f"{metrics[0]['split'] if metrics else 'val'} mIoU, %")
+    scores = [100 * float(row["miou"]) for row in metrics]
+    right.plot([int(row["step"]) for row in metrics], scores, marker="o")
+    right.set(xlabel="step", ylabel=f"{metrics[0]['split'] if metrics else 'val'} mIoU, %", ylim=score_limits(scores))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    save_figure(figure, path, dpi=120)
+
+
+def score_limits(scores: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis of per cent: at least 5 points apart, so that noise does not look like a collapse."""
+    known = [score for score in scores if score == score]  # without NaN
+    low, high = min(known, default=0.0), max(known, default=100.0)
+    margin = max(0.1 * (high - low), (LEAST_SPAN - (high - low)) / 2)
+    low, high = low - margin, high + margin
+    if low < 0:
+        low, high = 0.0, max(high, LEAST_SPAN)
+    if high > 100:
+        low, high = min(low, 100 - LEAST_SPAN), 100.0
+    return low, high
 
 
 def draw_samples(model: CGRSeg, samples: Samples, path: Path) -> None:

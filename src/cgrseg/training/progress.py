@@ -20,6 +20,10 @@ class Stopped(Exception):
         self.exit_code = 128 + number
 
 
+class RunFailed(ValueError):
+    """A failure that all processes of a run have together; the first one reports it."""
+
+
 @dataclass
 class Progress:
     """Progress of a run; saved with every state.
@@ -27,9 +31,10 @@ class Progress:
     Args:
         step: steps done.
         loss: running mean.
-        best: highest mIoU on the val split.
+        best: highest mIoU on the val split, or on its images that are scored during the run.
         skipped, skipped_in_a_row: steps without a finite gradient, which are not applied.
         unreadable: messages about pairs that could not be read.
+        val_images: number of val images that are scored during the run; None for all, or if it is not known yet.
     """
 
     step: int = 0
@@ -38,12 +43,13 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     unreadable: list[str] = field(default_factory=list)
+    val_images: int | None = None
 
     def note_step(self, loss: float, finite: bool) -> None:
         """Count a step.
 
         Raises:
-            ValueError: the tenth in a row without a finite gradient.
+            RunFailed: the tenth in a row without a finite gradient.
         """
         self.step += 1
         if finite:
@@ -53,21 +59,22 @@ class Progress:
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row == NON_FINITE_LIMIT:
-            raise ValueError(
+            raise RunFailed(
                 f"{NON_FINITE_LIMIT} steps in a row gave no finite loss and gradient, from step "
-                f"{self.step - NON_FINITE_LIMIT + 1} on: lower --optim.lr, set --optim.clip 1, or use --precision fp32"
+                f"{self.step - NON_FINITE_LIMIT + 1} on (train.jsonl has the losses before): lower --optim.lr, set "
+                "--optim.clip 1, or use --precision fp32"
             )
 
     def note_problems(self, problems: list[str], limit: int) -> list[str]:
         """Record messages about pairs that were replaced; returns the new ones.
 
         Raises:
-            ValueError: there are more than `limit`.
+            RunFailed: there are more than `limit`.
         """
         new = [problem for problem in dict.fromkeys(problems) if problem not in self.unreadable]
         self.unreadable += new
         if len(self.unreadable) > limit:
-            raise ValueError(
+            raise RunFailed(
                 f"{len(self.unreadable)} pairs cannot be read, the last one: {self.unreadable[-1]}; "
                 "`cgrseg check-data` lists them all, --skip-limit allows more"
             )
@@ -95,9 +102,13 @@ class Clock:
         yield
         self.began += time.monotonic() - start
 
+    def seconds(self) -> float:
+        """Seconds of training."""
+        return max(time.monotonic() - self.began, 1e-9)
+
     def row(self, step: int) -> dict[str, float]:
         """The timing fields of a log line."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
+        seconds = self.seconds()
         return {
             "seconds": round(seconds, 2),
             "images_per_second": round((step - self.first_step) * self.batch / seconds, 2),

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.precision import DoublePrecision
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
+from cgrseg._text import printable
 from cgrseg.data.check import class_shares, quick_check
 from cgrseg.data.dataset import Samples
 from cgrseg.data.listing import open_dataset
-from cgrseg.data.sampling import StepSampler
 from cgrseg.data.synthetic import Synthetic
-from cgrseg.data.transforms import TrainingCrops, collate
 from cgrseg.nn import CGRSeg
-from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights.load import computes_bf16, create_model, usable_device
 from cgrseg.weights.pretrained import start_from
 
@@ -54,11 +50,17 @@ class Float64Precision(DoublePrecision):
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits; without a test split, val is evaluated at the end."""
+    """The three splits; without a test split, val is evaluated at the end.
+
+    Args:
+        train, val, test: the splits.
+        warnings: what is probably not intended in the dataset, one line each.
+    """
 
     train: Samples
     val: Samples
     test: Samples
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -109,15 +111,27 @@ class Parts:
 
 
 def with_precision(config: TrainConfig) -> TrainConfig:
-    """Replace precision "auto" by the one for this machine."""
+    """Replace precision "auto" by the one for this machine.
+
+    Raises:
+        ValueError: there is no such device, or it cannot compute in this precision.
+    """
+    device = usable_device(config.device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision fp16 needs a GPU: use bf16 or fp32 on the CPU")
     if config.precision != "auto":
         return config
-    return replace(config, precision="bf16" if computes_bf16(usable_device(config.device)) else "fp32")
+    return replace(config, precision="bf16" if computes_bf16(device) else "fp32")
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """The engine: device, processes, machines, precision, loggers."""
+    """The engine: device, processes, machines, precision, loggers.
+
+    Raises:
+        ValueError: a logger is not installed, or the other machines cannot be found.
+    """
     device = usable_device(config.device)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # each process would announce itself
     loggers: list[Any] = []
     if "tensorboard" in config.loggers:
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger
@@ -127,7 +141,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         from .wandb import WandbLogger
 
         loggers.append(WandbLogger(Path(config.out).resolve().name, config))
-    return Fabric(
+    fabric = Fabric(
         accelerator=device.type,
         devices=config.devices if device.index is None else [device.index],
         num_nodes=config.nodes,
@@ -136,6 +150,19 @@ def make_fabric(config: TrainConfig) -> Fabric:
         plugins=[Float64Precision()] if config.precision == "fp64" else None,
         loggers=loggers,
     )
+    environment = getattr(fabric.strategy, "cluster_environment", None)
+    if config.nodes > 1 and isinstance(environment, LightningEnvironment):  # no launcher that says where they are
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+        if missing:
+            raise ValueError(
+                f"--nodes {config.nodes} needs {', '.join(missing)} in the environment: set MASTER_ADDR and "
+                "MASTER_PORT to the first machine's address and a free port of it, and NODE_RANK to 0, 1, … on "
+                "each"
+            )
+        if "LOCAL_RANK" not in os.environ:  # the first process of this machine
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            print(f"waiting for {config.nodes} machines at {place}", file=sys.stderr, flush=True)
+    return fabric
 
 
 def make_data(config: TrainConfig) -> Data:
@@ -144,8 +171,11 @@ def make_data(config: TrainConfig) -> Data:
     Raises:
         FileNotFoundError, ValueError: the dataset does not have `config.format`, or has errors.
     """
+    warnings: tuple[str, ...] = ()
     if config.data is not None:
-        quick_check(config.data, config.format).refuse_errors(unreadable=config.skip_limit)
+        report = quick_check(config.data, config.format)
+        report.refuse_errors(unreadable=config.skip_limit)
+        warnings = report.warnings
     splits: dict[str, Samples] = {}
     for split in ("train", "val", "test"):
         if config.data is None:
@@ -154,7 +184,7 @@ def make_data(config: TrainConfig) -> Data:
             )
         elif split != "test" or _has_test(config):
             splits[split] = open_dataset(config.data, split, format=config.format)
-    return Data(splits["train"], splits["val"], splits.get("test", splits["val"]))
+    return Data(splits["train"], splits["val"], splits.get("test", splits["val"]), warnings)
 
 
 def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
@@ -164,7 +194,7 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
     network = create_model(config.model, num_classes=len(labels), **config.spec)
     if config.init is not None:
         report = start_from(network, config.init)
-        fabric.print(f"started from {config.init}: {report}")
+        fabric.print(printable(f"started from {config.init}: {report}"))
     resize_to = config.augment.resize_to
     sides = (None, 2048) if resize_to is None else (min(resize_to), max(resize_to))
     network.describe(
@@ -196,55 +226,6 @@ def balanced(shares: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
     """Class weights float [K]: 1 / log(1.1 + share of the pixels), scaled to mean 1."""
     weights = 1 / np.log(1.1 + shares)
     return torch.from_numpy(weights / weights.mean()).float()
-
-
-def load_batches(
-    config: TrainConfig, data: Data, preprocessing: Preprocessing, fabric: Fabric, *, first_step: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None, list[str]]]:
-    """From `first_step` on: images [b, 3, crop, crop], labels [b, crop, crop], teacher probabilities, messages."""
-    crops = TrainingCrops(
-        samples=data.train,
-        augmentation=config.augment,
-        preprocessing=preprocessing,
-        seed=config.seed,
-        teacher=None if config.teacher is None else Path(config.teacher),
-    )
-    loader = DataLoader(
-        crops,
-        batch_sampler=StepSampler(
-            first_step=first_step,
-            steps=config.steps,
-            batch=config.batch,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-        ),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        pin_memory=fabric.device.type == "cuda",
-        collate_fn=collate,
-        worker_init_fn=partial(_worker, seed=config.seed),
-    )
-    order = torch.channels_last if config.channels_last else torch.contiguous_format
-    dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    for images, labels, teacher, problems in loader:
-        moved = images.to(fabric.device, dtype, non_blocking=True, memory_format=order)
-        yield moved, labels.to(fabric.device, non_blocking=True), teacher, problems
-
-
-def _worker(_number: int, *, seed: int) -> None:
-    """One thread per data loading process, to leave the cores to the network; the main process handles signals."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes of a terminal
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_with_the_trainer, daemon=True).start()
-
-
-def _end_with_the_trainer() -> None:
-    """Job managers send SIGTERM to every process of a job; only the trainer's ends its data loading processes."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 def _has_test(config: TrainConfig) -> bool:

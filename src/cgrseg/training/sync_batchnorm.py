@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, distributed, nn
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(None, gradient)
+
+
+def _sum(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)
+    return total
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d with the batch statistics of all processes.
 
     torch's SyncBatchNorm does not support CPU tensors. This one uses two all-reduces: the mean first, then the squared
-    deviations from it, which loses no digits. Fabric has no differentiable all-reduce, so torch's is used.
+    deviations from it, which loses no digits.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -19,11 +39,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         dims = (0, 2, 3)
         count = torch.tensor(float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
-        totals: Tensor = all_reduce(torch.cat([x.sum(dims), count[None]]))  # type: ignore[no-untyped-call]
+        totals = _sum(torch.cat([x.sum(dims), count[None]]))
         n = totals[-1]
         mean = totals[:-1] / n
         centred = x - mean[:, None, None]
-        variance: Tensor = all_reduce((centred * centred).sum(dims)) / n  # type: ignore[no-untyped-call]
+        variance = _sum((centred * centred).sum(dims)) / n
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         with torch.no_grad():
             self.num_batches_tracked.add_(1)

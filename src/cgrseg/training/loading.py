@@ -1,0 +1,158 @@
+"""Batches from data loading processes, and one line for what can go wrong with such processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cgrseg.data.dataset import Samples
+from cgrseg.data.sampling import StepSampler
+from cgrseg.data.transforms import STRIDE, TrainingCrops, collate
+from cgrseg.preprocessing import Preprocessing
+
+from .config import TrainConfig
+from .progress import StopRequest
+
+Batch = tuple[Tensor, Tensor, Tensor | None, list[str]]
+SHARED_MEMORY = Path("/dev/shm")  # on Linux: batches of other processes lie there
+AHEAD = 4  # batches that each process reads in advance
+HELD = 2  # batches that the training loop holds
+PATIENCE = 2.0  # seconds until a loop that waits for data looks for a request to stop
+
+
+def load_batches(
+    config: TrainConfig,
+    samples: Samples,
+    preprocessing: Preprocessing,
+    fabric: Fabric,
+    *,
+    first_step: int,
+    stop: StopRequest,
+) -> Iterator[Batch]:
+    """From `first_step` on: images [b, 3, crop, crop], labels [b, crop, crop], teacher probabilities, messages.
+
+    Ends early if a stop is requested while it waits for data.
+
+    Raises:
+        RuntimeError and others: of a data loading process; see `explain`.
+    """
+    crops = TrainingCrops(
+        samples=samples,
+        augmentation=config.augment,
+        preprocessing=preprocessing,
+        seed=config.seed,
+        teacher=None if config.teacher is None else Path(config.teacher),
+    )
+    sampler = StepSampler(
+        first_step=first_step,
+        steps=config.steps,
+        batch=config.batch,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    loader = DataLoader(
+        crops,
+        batch_sampler=sampler,
+        num_workers=config.workers,
+        prefetch_factor=batches_ahead(config, classes=len(samples.labels)),
+        pin_memory=fabric.device.type == "cuda",
+        collate_fn=collate_shared if config.workers else collate,
+        worker_init_fn=_worker,
+        timeout=PATIENCE if config.workers else 0,
+    )
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    dtype = torch.float64 if config.precision == "fp64" else torch.float32
+    batches = iter(loader)
+    while not stop.number:
+        try:
+            images, labels, teacher, problems = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader timed out" in str(error):
+                continue
+            raise
+        moved = images.to(fabric.device, dtype, non_blocking=True, memory_format=order)
+        yield moved, labels.to(fabric.device, non_blocking=True), teacher, problems
+
+
+def batches_ahead(config: TrainConfig, *, classes: int) -> int | None:
+    """The batches that each data loading process reads in advance: fewer where the shared memory is small.
+
+    Raises:
+        MemoryError: not even one fits.
+    """
+    if not config.workers or not SHARED_MEMORY.is_dir():
+        return AHEAD if config.workers else None
+    cell = 4 * classes / STRIDE**2 if config.teacher else 0  # bytes per pixel of the teacher's probabilities
+    size = int(config.batch / (config.devices * config.nodes) * config.augment.crop**2 * (3 * 4 + 8 + cell))
+    free = shutil.disk_usage(SHARED_MEMORY).free // config.devices
+    ahead = (free // size - HELD) // config.workers
+    if ahead < 1:
+        needed = (config.workers + HELD) * size * config.devices
+        raise MemoryError(
+            f"{SHARED_MEMORY} has {free >> 20} MB free for data loading processes, and batches of {size >> 20} MB need "
+            f"{needed >> 20}: use --workers 0, or in Docker --shm-size {max(2 * needed >> 30, 1)}g"
+        )
+    return min(ahead, AHEAD)
+
+
+def collate_shared(samples: Sequence[Any]) -> Batch:
+    """A batch in shared memory.
+
+    Otherwise a thread of the data loading process would move it there: if there is no room, that thread only prints a
+    traceback, and the training waits for the batch for ever.
+    """
+    batch = collate(samples)
+    for tensor in batch[:3]:
+        if tensor is not None:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return batch
+
+
+def explain(error: Exception) -> Exception | None:
+    """An error of data loading processes as one line; None for other errors."""
+    text = str(error)
+    if "DataLoader worker" not in text:
+        return None
+    if "shared memory" in text or "Bus error" in text:
+        return MemoryError(
+            f"{SHARED_MEMORY}, through which data loading processes pass batches, is full: use --workers 0, or in "
+            "Docker --shm-size 1g; continue with --resume"
+        )
+    if killed := re.search(r"killed by signal: ([\w ]+)|exited unexpectedly", text):
+        how = f"was killed ({killed[1].strip()})" if killed[1] else "has ended"
+        return MemoryError(
+            f"a data loading process {how}, often for lack of memory: use fewer --workers, or --workers 0; "
+            "continue with --resume"
+        )
+    if text.startswith("Caught ") and isinstance(error, OSError | ValueError | MemoryError):
+        return type(error)(text.strip().splitlines()[-1].partition(": ")[2])
+    return None
+
+
+def _worker(_number: int) -> None:
+    """One thread per data loading process, to leave the cores to the network; the main process handles signals."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes of a terminal
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    """Job managers send SIGTERM to every process of a job; only the trainer's ends its data loading processes."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
