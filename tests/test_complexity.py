@@ -49,10 +49,9 @@ def test_one_reading_gives_both_printed_sizes_of_table_7() -> None:
     with torch.device("meta"):
         model = build("cgrseg_t", backbone="mscan_t", width=256).eval()
     norms = [module for module in model.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
-    elements = list[int]()
+    total, elements = complexity(model).total, list[int]()
     for norm in norms:
         norm.register_forward_hook(lambda _module, _inputs, out: elements.append(2 * out.numel()))
-    total = complexity(model).total
     with torch.no_grad():
         model(torch.zeros(1, 3, 512, 512, device="meta"))
     classifier = 256 * 1000 + 1000  # ImageNet's, which the release keeps in the encoder

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy.stats import ttest_1samp
 
 from cgrseg.cli.main import main
-from cgrseg.paper.study import Claim, Study, differences, interval, read_study, run, text_report, verdict
+from cgrseg.paper.statistics import holm, interval, p_value
+from cgrseg.paper.study import Claim, Study, differences, judge, read_study, run, text_report
 from cgrseg.training.config import TrainConfig
 
 CLAIMS = [{"say": "one block is enough", "better": "one", "worse": "none"}]
@@ -80,19 +82,39 @@ def test_intervals_are_students() -> None:
     assert math.isnan(interval([1.0])[1])
 
 
+def test_p_values_are_those_of_scipy() -> None:
+    values = [1.0, 1.4, 0.3]
+    assert p_value(values) == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert math.isnan(p_value([5.0])) and p_value([0.0, 0.0]) == 1 and p_value([2.0, 2.0]) == 0
+
+
+def test_holms_correction_is_as_by_hand() -> None:
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    corrected = holm([0.02, math.nan])
+    assert corrected[0] == pytest.approx(0.04) and math.isnan(corrected[1])  # a claim without seeds counts as well
+
+
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("values", "claims", "word"),
     [
-        ([1.0, 1.1, 0.9], "holds"),
-        ([-1.0, -1.1, -0.9], "does not"),
-        ([3.0, -1.0, 1.0], "undecided"),
-        ([5.0], "undecided"),
-        ([], "undecided"),
-        ([0.0, 0.0, 0.0], "undecided"),
+        ([1.0, 1.1, 0.9], 1, "holds"),
+        ([-1.0, -1.1, -0.9], 1, "does not hold"),
+        ([3.0, -1.0, 1.0], 1, "undecided"),
+        ([5.0], 1, "undecided"),
+        ([], 1, "undecided"),
+        ([0.0, 0.0, 0.0], 1, "undecided"),
+        ([2.9, 4.0, 2.0], 1, "holds"),  # p = .037
+        ([2.9, 4.0, 2.0], 8, "suggested"),
+        ([-2.9, -4.0, -2.0], 8, "opposite suggested"),
+        ([1.0, 1.01, 0.99], 8, "holds"),
     ],
 )
-def test_a_verdict_needs_an_interval_without_zero(values: list[float], expected: str) -> None:
-    assert verdict(values) == expected
+def test_a_verdict_needs_a_corrected_p_below_5_percent(values: list[float], claims: int, word: str) -> None:
+    tested, others = Claim("x", "a", "b"), [Claim("y", "a", "a")] * (claims - 1)
+    scores = {("a", seed): value for seed, value in enumerate(values)} | {("b", seed): 0.0 for seed in range(3)}
+    study = Study("t", {}, (0, 1, 2), (tested, *others))
+    assert judge(study, scores)[0].word == word
 
 
 def test_arms_are_paired_by_seed() -> None:
@@ -101,7 +123,9 @@ def test_arms_are_paired_by_seed() -> None:
     assert differences(claim, (0, 1, 2), scores) == pytest.approx([1.0, 1.1])
     study = Study("t", {"a": TrainConfig(out="."), "b": TrainConfig(out=".")}, (0, 1, 2), (claim,))
     text = text_report(study, scores)
-    assert "| x | a - b | +1.05 ± 0.64 | 2 | holds |" in text  # though the arms' own intervals overlap widely
+    assert (
+        "| x | a - b | +1.05 ± 0.64 | 2 | 0.030 | 0.030 | holds |" in text
+    )  # though the arms' own intervals overlap widely
     assert "| b | 49.00 | 68.90 |  | 58.95 ± 126.43 |" in text
 
 

@@ -172,7 +172,10 @@ def test_every_table_is_printed(form: str, tmp_path: Path, capsys: pytest.Captur
         (["--speed", "bad.json"], "bad.json is not a JSON file: give one of `cgrseg benchmark`"),
         (["--speed", "old.json"], "old.json is not a report of this version: write it again with `cgrseg benchmark`"),
         (["--speed", "small.json"], "small.json was measured at 64x96, the paper at 512x512: measure it there"),
-        (["--speed", "theirs.json"], "theirs.json has no model of ours or of the paper: measure one, for example `cgrseg benchmark"),
+        (
+            ["--speed", "theirs.json"],
+            "theirs.json has no model of ours or of the paper: measure one, for example `cgrseg benchmark",
+        ),
         (["--scores", "old.json"], "old.json has no 'format': write it again with `cgrseg val --out`"),
     ],
 )

@@ -14,16 +14,16 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from cgrseg import rivals
+from cgrseg._process import quiet
 from cgrseg.deploy.export import export
 from cgrseg.deploy.quantize import quantize_unverified
 from cgrseg.description import ModelSpec
-from cgrseg._process import quiet
 from cgrseg.inference.network import SUFFIXES, open_exported, require
 from cgrseg.inference.runtimes import OpenVINONetwork
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
-from cgrseg import rivals
 from cgrseg.weights import artifact
 from cgrseg.weights.load import find_weights, usable_device
 
