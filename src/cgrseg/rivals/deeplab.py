@@ -1,49 +1,58 @@
-"""DeepLabV3+ (Chen et al., ECCV 2018) from segmentation_models_pytorch: the library's, and as Table 1 counts it."""
+"""DeepLabV3+ (Chen et al., ECCV 2018) as Table 1 counts it: stride 8, a pyramid and decoder of 512 channels."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import (  # type: ignore[import-untyped]
-    DeepLabV3PlusDecoder,
-)
-from torch import nn
+import timm
+import torch
+from torch import Tensor, nn
+
+from cgrseg.nn.reconstruction import resize
+
+from .layers import conv_norm
+from .resnet101 import CHANNELS, OnResNet101, PyramidPooling, classifier, separable
+
+WIDTH, DETAIL = 512, 48
 
 
 def build(size: str, num_classes: int) -> nn.Module:
-    """Build "mobilenet_v2_d16", "r101_d16" (the library's models) or "mobilenet_v2_d8" (Table 1).
+    """Build "mobilenet_v2" or "r101" with random weights: images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
+    if size == "r101":
+        return OnResNet101(DeepLabHead(channels=CHANNELS, num_classes=num_classes))
+    return OnMobileNet(num_classes=num_classes)
 
-    Shape: images [B, 3, H, W] with sides that are multiples of 16 (8) -> logits [B, K, H/4, W/4].
+
+class OnMobileNet(nn.Module):
+    """MobileNetV2 with outputs at stride 8, then the head."""
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = timm.create_model("mobilenetv2_100", pretrained=False, features_only=True, output_stride=8)
+        self.head = DeepLabHead(channels=self.backbone.feature_info.channels()[1:], num_classes=num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(images)[1:])
+        return logits
+
+
+class DeepLabHead(nn.Module):
+    """[c1, c2, c3, c4] at strides 4, 8, 8, 8 -> logits at stride 4; c2 and c3 are not used.
+
+    Args:
+        channels: of the four maps.
+        num_classes: K.
     """
-    if size == "mobilenet_v2_d8":
-        return _stride_8(num_classes)
-    encoder = {"mobilenet_v2_d16": "mobilenet_v2", "r101_d16": "resnet101"}[size]
-    return _without_upsampling(smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=num_classes))
 
+    def __init__(self, *, channels: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.pyramid = PyramidPooling(channels=channels[-1], width=WIDTH)
+        self.detail = conv_norm(channels[0], DETAIL)
+        self.fuse = nn.Sequential(separable(WIDTH + DETAIL, WIDTH), separable(WIDTH, WIDTH))
+        self.classifier = classifier(WIDTH, num_classes)
 
-def _stride_8(num_classes: int) -> nn.Module:
-    """MobileNetV2 as Table 1 counts it: features at stride 8, a decoder of 512 channels.
-
-    Differences from the library's model: no 1280 channels at the end of the encoder, a 3x3 convolution after the
-    pyramid, and both separable convolutions after the concatenation with stride 4.
-    """
-    sizes: dict[str, Any] = {"atrous_rates": (12, 24, 36), "output_stride": 8}
-    model = smp.DeepLabV3Plus(
-        "mobilenet_v2", encoder_weights=None, classes=num_classes, encoder_output_stride=8, decoder_channels=512
-    )
-    channels = (*model.encoder.out_channels[:-1], 320)
-    model.encoder.features[-1] = nn.Identity()
-    decoder = DeepLabV3PlusDecoder(channels, 5, 512, aspp_separable=True, aspp_dropout=0.1, **sizes)
-    pyramid, *separable = decoder.aspp
-    pyramid.project[0] = nn.Conv2d(5 * 512, 512, 3, padding=1, bias=False)
-    decoder.aspp = nn.Sequential(pyramid)
-    decoder.block2.extend(separable)
-    model.decoder = decoder
-    return _without_upsampling(model)
-
-
-def _without_upsampling(model: Any) -> nn.Module:
-    model.segmentation_head[1] = nn.Identity()  # upsampling is part of the label map
-    network: nn.Module = model
-    return network
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        detail = self.detail(features[0])
+        context = resize(self.pyramid(features[-1]), detail.shape[2:])
+        logits: Tensor = self.classifier(self.fuse(torch.cat([context, detail], dim=1)))
+        return logits
