@@ -17,6 +17,7 @@ _SIZES = {
     "segformer_b2": ("segformer", "b2"),
     "seaformer_l": ("seaformer", "l"),
     "feedformer_b0": ("feedformer", "b0"),
+    "feedformer_lvt": ("feedformer", "lvt"),
     "feedformer_b2": ("feedformer", "b2"),
     "maskformer_swin_t": ("maskformer", "maskformer"),
     "mask2former_swin_t": ("maskformer", "mask2former"),
@@ -32,6 +33,9 @@ _SIZES = {
     "pem_stdc1": ("pem", "stdc1"),
     "pem_stdc2": ("pem", "stdc2"),
     "lrformer_t": ("lrformer", "t"),
+    "ocrnet_hr48": ("ocrnet", "hr48"),
+    "senformer_r50": ("senformer", "r50"),
+    "senformer_r101": ("senformer", "r101"),
 }
 NAMES = tuple(_SIZES)
 

@@ -1,6 +1,6 @@
-"""FeedFormer B0, B1, B2 (Shim et al., AAAI 2023): each scale attends to the stride-4 map. Logits at stride 4.
+"""FeedFormer (Shim et al., AAAI 2023): each scale attends to the stride-4 map. Logits at stride 4.
 
-The encoder is SegFormer's Mix Transformer, from transformers.
+The encoder is SegFormer's Mix Transformer B0 or B2, from transformers, or LVT.
 """
 
 from __future__ import annotations
@@ -17,19 +17,34 @@ from cgrseg.nn.backbones import DropPath
 from cgrseg.nn.reconstruction import resize
 
 from .layers import conv_norm
+from .lvt import LVT, WIDTHS
 from .segformer import SIZES
 
 HEADS, POOLING = (2, 5, 8), (2, 4, 8)  # at strides 8, 16, 32; the stride-4 map is pooled by the second
-WIDTH = {"b0": 128, "b1": 256, "b2": 768}  # of the fused map
+WIDTH = {"b0": 128, "lvt": 128, "b2": 768}  # of the fused map
 DROP_PATH, DROPOUT = 0.1, 0.1
 
 
 def build(size: str, num_classes: int) -> FeedFormer:
-    """Build "b0", "b1" or "b2" with random weights."""
+    """Build "b0", "b2" or "lvt" with random weights."""
+    if size == "lvt":
+        return FeedFormer(encoder=LVT(), channels=WIDTHS, width=WIDTH[size], num_classes=num_classes)
     depths, widths, _ = SIZES[size]
-    options: dict[str, Any] = {"depths": depths, "hidden_sizes": widths}
-    encoder = SegformerModel(SegformerConfig(**options))
+    encoder = MixTransformer(depths=depths, widths=widths)
     return FeedFormer(encoder=encoder, channels=widths, width=WIDTH[size], num_classes=num_classes)
+
+
+class MixTransformer(nn.Module):
+    """images [B, 3, H, W] -> maps at strides 4, 8, 16, 32."""
+
+    def __init__(self, *, depths: list[int], widths: list[int]) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"depths": depths, "hidden_sizes": widths}
+        self.network = SegformerModel(SegformerConfig(**options))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps: tuple[Tensor, ...] = self.network(pixel_values=images, output_hidden_states=True).hidden_states
+        return maps
 
 
 class FeedFormer(nn.Module):
@@ -42,7 +57,7 @@ class FeedFormer(nn.Module):
         num_classes: K.
     """
 
-    def __init__(self, *, encoder: SegformerModel, channels: Sequence[int], width: int, num_classes: int) -> None:
+    def __init__(self, *, encoder: nn.Module, channels: Sequence[int], width: int, num_classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.blocks = nn.ModuleList(
@@ -53,7 +68,7 @@ class FeedFormer(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(width, num_classes, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        first, *deeper = self.encoder(pixel_values=images, output_hidden_states=True).hidden_states
+        first, *deeper = self.encoder(images)
         size = first.shape[2:]
         scales = [resize(block(x, first), size) for block, x in zip(self.blocks, deeper, strict=True)]
         logits: Tensor = self.classifier(self.fuse(torch.cat([*reversed(scales), first], dim=1)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def conv_norm(
@@ -19,3 +20,24 @@ def conv_norm(
     padding = dilation * (kernel // 2)
     convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), *([activation()] if activation else []))
+
+
+class Attention(nn.Module):
+    """Multi-head attention. Queries [B, Q, C], keys and values [B, n, C] -> [B, Q, C].
+
+    Args:
+        channels: C.
+        heads: number of heads.
+    """
+
+    def __init__(self, *, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.value, self.project = nn.Linear(channels, channels), nn.Linear(channels, channels)
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        parts = (self.query(queries), self.key(keys), self.value(values))
+        heads = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
+        out: Tensor = self.project(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return out

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from .layers import conv_norm
+from .layers import Attention, conv_norm
 from .maskformer import semantic_scores
 from .stdc import CHANNELS, DEPTHS, STDC
 
@@ -146,14 +146,14 @@ class Layer(nn.Module):
         super().__init__()
         self.cross = PrototypeAttention()
         self.norm_self, self.norm_mlp = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.self_attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.self_attention = Attention(channels=WIDTH, heads=HEADS)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH))
 
     def forward(self, x: Tensor, positions: Tensor, source: Tensor, seen: Tensor) -> Tensor:
         x = x + self.cross(x + positions, source, seen)
         normed = self.norm_self(x)
         keys = normed + positions
-        x = x + self.self_attention(keys, keys, normed, need_weights=False)[0]
+        x = x + self.self_attention(keys, keys, normed)
         out: Tensor = x + self.mlp(self.norm_mlp(x))
         return out
 
