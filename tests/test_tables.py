@@ -174,7 +174,7 @@ def test_every_table_is_printed(form: str, tmp_path: Path, capsys: pytest.Captur
         (["--speed", "small.json"], "small.json was measured at 64x96, the paper at 512x512: measure it there"),
         (
             ["--speed", "theirs.json"],
-            "theirs.json has no model of ours or of the paper: measure one, for example `cgrseg benchmark",
+            "theirs.json has no model of ours or of the paper: measure one",
         ),
         (["--scores", "old.json"], "old.json has no 'format': write it again with `cgrseg val --out`"),
     ],

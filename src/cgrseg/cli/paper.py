@@ -182,8 +182,8 @@ def study(
     Trains every arm of a study with every seed, and prints for each claim: holds, does not hold, suggested, or
     undecided. A study file has one training configuration, the arms (what each changes in it), seeds and claims; see
     recipes/studies. Arms are compared seed by seed; p-values are corrected for the number of claims (Holm), and
-    "suggested" means that only the uncorrected interval leaves 0 out. The same command continues a study that was stopped. --out gets study.md,
-    study.csv, study.png, study.svg, and a run folder per arm and seed.
+    "suggested" means that only the uncorrected interval leaves 0 out. The same command continues a study that was
+    stopped. --out gets study.md, study.csv, study.png, study.svg, and a run folder per arm and seed.
 
     Example: `cgrseg study recipes/studies/camvid-small.yaml --out runs/study`
 

@@ -76,7 +76,7 @@ def _true_counter() -> FlopCounterMode:
 
 
 def _deformable_flops(_input: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+    return int(2 * math.prod(out_shape) * math.prod(weight[1:]))
 
 
 class PaperCounter(TorchFunctionMode):

@@ -145,8 +145,8 @@ def render(table: Table, measured: Measured, form: str) -> str:
     if form == "html":
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-        below = "".join(f"<p>{html.escape(line)}</p>\n" for line in notes(table))
-        return f"<h2>{html.escape(title(table))}</h2>\n<table>\n<tr>{cells}</tr>\n{body}</table>\n{below}"
+        texts = "".join(f"<p>{html.escape(line)}</p>\n" for line in notes(table))
+        return f"<h2>{html.escape(title(table))}</h2>\n<table>\n<tr>{cells}</tr>\n{body}</table>\n{texts}"
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     bars = [
         "|".join(("", *(f" {cell:{width}} " for cell, width in zip(row, widths, strict=True)), ""))

@@ -50,7 +50,7 @@ class PixelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
         shares = (q.transpose(1, 2) @ k).softmax(2)  # B n n
-        return x + self.gamma * (v @ shares.transpose(1, 2)).unflatten(2, x.shape[2:])
+        return x + self.gamma * torch.unflatten(v @ shares.transpose(1, 2), 2, x.shape[2:])
 
 
 class ChannelAttention(nn.Module):
@@ -63,4 +63,4 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
         shares = (-(flat @ flat.transpose(1, 2))).softmax(2)  # B C C
-        return x + self.gamma * (shares @ flat).unflatten(2, x.shape[2:])
+        return x + self.gamma * torch.unflatten(shares @ flat, 2, x.shape[2:])

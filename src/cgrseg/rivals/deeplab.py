@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -28,8 +29,9 @@ class OnMobileNet(nn.Module):
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
-        self.backbone = timm.create_model("mobilenetv2_100", pretrained=False, features_only=True, output_stride=8)
-        self.head = DeepLabHead(channels=self.backbone.feature_info.channels()[1:], num_classes=num_classes)
+        maps: Any = timm.create_model("mobilenetv2_100", pretrained=False, features_only=True, output_stride=8)
+        self.backbone = maps
+        self.head = DeepLabHead(channels=maps.feature_info.channels()[1:], num_classes=num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(images)[1:])

@@ -11,6 +11,7 @@ def build(size: str, num_classes: int) -> nn.Module:
 
     Shape: images [B, 3, H, W] with sides that are multiples of 16 -> logits [B, K, H/4, W/4].
     """
-    model: nn.Module = smp.DeepLabV3Plus(size, encoder_weights=None, classes=num_classes)
-    model.segmentation_head[1] = nn.Identity()  # type: ignore[operator]  # upsampling is part of the label map
-    return model
+    model = smp.DeepLabV3Plus(size, encoder_weights=None, classes=num_classes)
+    model.segmentation_head[1] = nn.Identity()  # upsampling is part of the label map
+    network: nn.Module = model
+    return network

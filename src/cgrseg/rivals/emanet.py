@@ -63,4 +63,4 @@ class EMAttention(nn.Module):
             if self.training:
                 found = F.normalize(bases.mean(0, keepdim=True), dim=1)
                 self.bases.lerp_(found, MOMENTUM)
-        return (bases @ shares.transpose(1, 2)).unflatten(2, x.shape[2:])
+        return torch.unflatten(bases @ shares.transpose(1, 2), 2, x.shape[2:])

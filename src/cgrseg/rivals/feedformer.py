@@ -16,7 +16,7 @@ from transformers import SegformerConfig, SegformerModel
 from cgrseg.nn.backbones import DropPath
 from cgrseg.nn.reconstruction import resize
 
-from .layers import conv_norm
+from .layers import attend, conv_norm
 from .lvt import LVT, WIDTHS
 from .segformer import SIZES
 
@@ -95,10 +95,10 @@ class Block(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)  # B n C
         normed = self.norm_features(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         tokens = tokens + self.drop_path(self.attention(self.norm(tokens), normed))
-        hidden = self.expand(self.norm_mlp(tokens)).transpose(1, 2).unflatten(2, size)
+        hidden = torch.unflatten(self.expand(self.norm_mlp(tokens)).transpose(1, 2), 2, size)
         hidden = F.gelu(self.depthwise(hidden)).flatten(2).transpose(1, 2)
         tokens = tokens + self.drop_path(self.project(hidden))
-        return tokens.transpose(1, 2).unflatten(2, size)
+        return torch.unflatten(tokens.transpose(1, 2), 2, size)
 
 
 class CrossAttention(nn.Module):
@@ -117,8 +117,6 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
         pooled = self.reduce(self.pool(features)).flatten(2).transpose(1, 2)
         pooled = F.gelu(self.norm(pooled))
-        parts = (self.query(tokens), *self.key_value(pooled).chunk(2, dim=2))
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
-        attended = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.project(attended.transpose(1, 2).flatten(2))
+        keys, values = self.key_value(pooled).chunk(2, dim=2)
+        out: Tensor = self.project(attend(self.query(tokens), keys, values, heads=self.heads))
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +38,13 @@ class Attention(nn.Module):
         self.value, self.project = nn.Linear(channels, channels), nn.Linear(channels, channels)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        parts = (self.query(queries), self.key(keys), self.value(values))
-        heads = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
-        out: Tensor = self.project(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        attended = attend(self.query(queries), self.key(keys), self.value(values), heads=self.heads)
+        out: Tensor = self.project(attended)
         return out
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, *, heads: int) -> Tensor:
+    """Softmax attention of each head. Queries [B, Q, C], keys and values [B, n, C] -> [B, Q, C]."""
+    parts = (queries, keys, values)
+    q, k, v = (torch.unflatten(part, 2, (heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

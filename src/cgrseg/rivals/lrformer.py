@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from cgrseg.nn.backbones import DropPath
 from cgrseg.nn.reconstruction import resize
 
-from .layers import conv_norm
+from .layers import attend, conv_norm
 
 WIDTHS, DEPTHS, HEADS, MLP_RATIOS = (48, 96, 240, 384), (2, 2, 6, 3), (2, 4, 10, 16), (8, 8, 4, 4)
 SCALED = (False, False, True, True)  # stages whose residual branches have a learned scale
@@ -37,8 +38,7 @@ class LRFormer(nn.Module):
         super().__init__()
         self.embeddings, self.stages = nn.ModuleList([_stem(WIDTHS[0])]), nn.ModuleList()
         self.embeddings.extend(
-            nn.Sequential(nn.Conv2d(before, width, 3, 2, 1), ChannelNorm(width))
-            for before, width in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+            nn.Sequential(nn.Conv2d(before, width, 3, 2, 1), ChannelNorm(width)) for before, width in pairwise(WIDTHS)
         )
         # One set per stage: its blocks share the convolutions of the pooled maps.
         self.pooled_convolutions = nn.ModuleList(
@@ -64,7 +64,7 @@ class LRFormer(nn.Module):
         x, maps = images, []
         for embed, convolutions, blocks in zip(self.embeddings, self.pooled_convolutions, self.stages, strict=True):
             x = embed(x)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, convolutions)
             maps.append(x)
         logits: Tensor = self.head(maps[1:])
@@ -75,7 +75,7 @@ def _stem(width: int) -> nn.Sequential:
     """Four 3×3 convolutions to stride 4."""
     layers = nn.Sequential()
     channels = (3, width // 2, width // 2, width)
-    for before, after, stride in zip(channels[:-1], channels[1:], (2, 1, 2), strict=True):
+    for (before, after), stride in zip(pairwise(channels), (2, 1, 2), strict=True):
         layers.extend([nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.GELU()])
     return layers.extend([nn.Conv2d(width, width, 3, padding=1), ChannelNorm(width)])
 
@@ -163,7 +163,8 @@ class Block(nn.Module):
         x = x + self.position(x)
         x = x + self.drop_path(first * self.attention(self.norm_attention(x), convolutions))
         hidden = F.gelu(self.expand(self.norm_mlp(x)))
-        return x + self.drop_path(second * self.project(hidden + self.depthwise(hidden)))
+        out: Tensor = x + self.drop_path(second * self.project(hidden + self.depthwise(hidden)))
+        return out
 
 
 class PooledAttention(nn.Module):
@@ -186,10 +187,9 @@ class PooledAttention(nn.Module):
             levels = [level + layer(level) for level, layer in zip(levels, convolutions, strict=True)]
         tokens = self.norm(torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2))  # B n C
         queries = F.adaptive_avg_pool2d(x, _pooled_size(height, width, self.pooled))
-        parts = (self.query(queries.flatten(2).transpose(1, 2)), *self.key_value(tokens).chunk(2, dim=2))
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return resize(self.project(attended).transpose(1, 2).unflatten(2, queries.shape[2:]), (height, width))
+        keys, values = self.key_value(tokens).chunk(2, dim=2)
+        attended = attend(self.query(queries.flatten(2).transpose(1, 2)), keys, values, heads=self.heads)
+        return resize(torch.unflatten(self.project(attended).transpose(1, 2), 2, queries.shape[2:]), (height, width))
 
 
 def _pooled_size(height: int, width: int, side: int) -> tuple[int, int]:

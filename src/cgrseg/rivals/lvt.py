@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from cgrseg.nn.backbones import DropPath
 
+from .layers import attend
+
 WIDTHS, HEADS, MLP_RATIOS, REDUCTIONS = (64, 64, 160, 256), (2, 2, 5, 8), (4, 8, 4, 4), (8, 4, 2, 1)
 BLOCKS, KERNEL, DILATIONS, PASSES = 2, 3, (1, 3, 5), 2
 
@@ -67,7 +69,8 @@ class Block(nn.Module):
         hidden = self.expand(self.norm_mlp(x))
         if self.depthwise is not None:
             hidden = self.depthwise(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.drop_path(self.project(F.gelu(hidden)))
+        out: Tensor = x + self.drop_path(self.project(F.gelu(hidden)))
+        return out
 
 
 class LocalAttention(nn.Module):
@@ -85,11 +88,11 @@ class LocalAttention(nn.Module):
         height, width = x.shape[1:3]
         image = x.permute(0, 3, 1, 2)
         pooled = F.avg_pool2d(image, 2, ceil_mode=True).flatten(2).transpose(1, 2)  # B n C
-        weights = self.weights(pooled).unflatten(2, (self.heads, KERNEL**2, KERNEL**2)) * self.scale
+        weights = torch.unflatten(self.weights(pooled), 2, (self.heads, KERNEL**2, KERNEL**2)) * self.scale
         windows = F.unfold(image, KERNEL, padding=1, stride=2)  # B C·9 n
-        windows = windows.unflatten(1, (-1, KERNEL**2)).transpose(1, 2).flatten(1, 2)  # B 9·C n
+        windows = torch.unflatten(windows, 1, (-1, KERNEL**2)).transpose(1, 2).flatten(1, 2)  # B 9·C n
         values = self.value(windows[..., None])[..., 0].transpose(1, 2)  # B n 9·C
-        values = values.unflatten(2, (KERNEL**2, self.heads, -1)).transpose(2, 3)  # B n heads 9 c
+        values = torch.unflatten(values, 2, (KERNEL**2, self.heads, -1)).transpose(2, 3)  # B n heads 9 c
         mixed = weights.softmax(-1) @ values
         mixed = mixed.permute(0, 2, 4, 3, 1).flatten(1, 3)  # B heads·c·9 n
         folded = F.fold(mixed, (height, width), KERNEL, padding=1, stride=2)
@@ -107,7 +110,7 @@ class RecursiveAttention(nn.Module):
         self.key_value = nn.Linear(channels, 2 * channels, bias=False)
         self.project = nn.Linear(channels, channels)
         self.dilated = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(channels, 1, 3, 3)))
-        self.reduce: nn.Module | None = None
+        self.reduction = reduction
         if reduction > 1:
             self.reduce, self.norm = nn.Conv2d(channels, channels, reduction, reduction), nn.LayerNorm(channels)
 
@@ -122,13 +125,10 @@ class RecursiveAttention(nn.Module):
         dilations = [F.conv2d(q, self.dilated, padding=rate, dilation=rate, groups=q.shape[1]) for rate in DILATIONS]
         q = torch.stack([F.silu(each) for each in dilations]).sum(0).flatten(2).transpose(1, 2)  # B n C
         keys = x
-        if self.reduce is not None:
-            reduction = self.reduce.stride[0]
-            spare = [-side % reduction for side in x.shape[1:3]]  # padded, so that every size works
+        if self.reduction > 1:
+            spare = [-side % self.reduction for side in x.shape[1:3]]  # padded, so that every size works
             padded = F.pad(x.permute(0, 3, 1, 2), (0, spare[1], 0, spare[0]))
             keys = self.norm(self.reduce(padded).permute(0, 2, 3, 1))
-        parts = (q, *self.key_value(keys.flatten(1, 2)).chunk(2, dim=2))
-        heads = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
-        attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        out: Tensor = self.project(attended).unflatten(1, x.shape[1:3])
+        attended = attend(q, *self.key_value(keys.flatten(1, 2)).chunk(2, dim=2), heads=self.heads)
+        out: Tensor = torch.unflatten(self.project(attended), 1, x.shape[1:3])
         return out

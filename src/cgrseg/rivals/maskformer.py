@@ -49,4 +49,4 @@ class MaskClassification(nn.Module):
 def semantic_scores(classes: Tensor, masks: Tensor) -> Tensor:
     """Logits of queries [B, Q, K + 1] (the last is "no object") and masks [B, Q, h, w] -> scores [B, K, h, w]."""
     shares = classes.softmax(-1)[..., :-1].transpose(1, 2)  # B K Q
-    return (shares @ masks.sigmoid().flatten(2)).unflatten(2, masks.shape[2:])
+    return torch.unflatten(shares @ masks.sigmoid().flatten(2), 2, masks.shape[2:])

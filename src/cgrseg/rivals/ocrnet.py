@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 from cgrseg.nn.reconstruction import resize
 
-from .layers import conv_norm
+from .layers import attend, conv_norm
 
 WIDTH, KEYS, DROPOUT = 512, 256, 0.05
 
@@ -29,10 +31,11 @@ class OCRNet(nn.Module):
 
     def __init__(self, *, backbone: str, num_classes: int) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
+        maps: Any = timm.create_model(
             backbone, pretrained=False, features_only=True, feature_location="", out_indices=(1, 2, 3, 4)
         )
-        self.head = OCRHead(channels=sum(self.backbone.feature_info.channels()), num_classes=num_classes)
+        self.backbone = maps
+        self.head = OCRHead(channels=sum(maps.feature_info.channels()), num_classes=num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -67,6 +70,6 @@ class OCRHead(nn.Module):
         x = self.reduce(x)
         regions = (x.flatten(2) @ shares.transpose(1, 2))[..., None]  # B C K 1
         q, k, v = (part.flatten(2).transpose(1, 2) for part in (self.query(x), self.key(regions), self.value(regions)))
-        context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).unflatten(2, x.shape[2:])
+        context = torch.unflatten(attend(q, k, v, heads=1).transpose(1, 2), 2, x.shape[2:])
         logits: Tensor = self.classifier(self.fuse(torch.cat([self.project(context), x], dim=1)))
         return logits

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
+from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
 
 from .layers import Attention, conv_norm
 from .maskformer import semantic_scores
@@ -136,7 +136,7 @@ class QueryDecoder(nn.Module):
 
     def _masks(self, x: Tensor, mask_features: Tensor) -> Tensor:
         masks: Tensor = self.masks(self.norm(x)) @ mask_features.flatten(2)
-        return masks.unflatten(2, mask_features.shape[2:])
+        return torch.unflatten(masks, 2, mask_features.shape[2:])
 
 
 class Layer(nn.Module):
@@ -176,8 +176,8 @@ class PrototypeAttention(nn.Module):
     def forward(self, queries: Tensor, source: Tensor, covered: Tensor) -> Tensor:
         pixels = F.normalize(self.pixel(self.local(self.norm(source)).flatten(2).transpose(1, 2)), dim=2)
         queries = F.normalize(self.query(queries), dim=2)
-        by_head = pixels.unflatten(2, (HEADS, -1)).transpose(1, 2)  # B heads n c
-        similar = queries.unflatten(2, (HEADS, -1)).transpose(1, 2) @ by_head.transpose(2, 3)  # B heads Q n
+        by_head = torch.unflatten(pixels, 2, (HEADS, -1)).transpose(1, 2)  # B heads n c
+        similar = torch.unflatten(queries, 2, (HEADS, -1)).transpose(1, 2) @ by_head.transpose(2, 3)  # B heads Q n
         hidden = ~covered & covered.any(2, keepdim=True)  # a query whose mask is empty sees all pixels
         best = similar.masked_fill(hidden[:, None], -math.inf).argmax(3, keepdim=True)  # B heads Q 1
         prototypes = by_head.gather(2, best.expand(-1, -1, -1, by_head.shape[3])).transpose(1, 2).flatten(2)

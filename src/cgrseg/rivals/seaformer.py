@@ -43,16 +43,17 @@ class SeaFormer(nn.Module):
         super().__init__()
         self.stem, channels = conv_norm(3, STEM, 3, stride=2), STEM
         self.stages = nn.ModuleList()
-        for stage in CONVOLUTIONS:
+        for blocks in CONVOLUTIONS:
             layers = nn.Sequential()
-            for kernel, expansion, width, stride in stage:
+            for kernel, expansion, width, stride in blocks:
                 layers.append(InvertedResidual(channels, width, kernel=kernel, expansion=expansion, stride=stride))
                 channels = width
             self.stages.append(layers)
-        for layers, (width, key, ratio) in zip(self.stages[-3:], ATTENTION, strict=True):
-            for number in range(BLOCKS):
-                rate = DROP_PATH * number / (BLOCKS - 1)
-                layers.append(Block(channels=width, key_channels=key, mlp_ratio=ratio, drop_path=rate))
+        for stage, (width, key, ratio) in zip(self.stages[-3:], ATTENTION, strict=True):
+            rates = [DROP_PATH * number / (BLOCKS - 1) for number in range(BLOCKS)]
+            stage.extend(  # type: ignore[operator]
+                Block(channels=width, key_channels=key, mlp_ratio=ratio, drop_path=rate) for rate in rates
+            )
         details = (CONVOLUTIONS[1][-1][2], *FUSED[:-1])
         self.fusions = nn.ModuleList(
             Fusion(detail=detail, context=context, channels=width)
@@ -106,7 +107,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attention(x))
-        return x + self.drop_path(self.mlp(x))
+        out: Tensor = x + self.drop_path(self.mlp(x))
+        return out
 
 
 class AxialAttention(nn.Module):
@@ -148,16 +150,17 @@ class AxialAttention(nn.Module):
         """Queries, keys, values [B, C, n] -> [B, C, n]."""
         q = q + F.interpolate(self.positions[f"{axis}_q"], size=q.shape[2], mode="linear", align_corners=False)
         k = k + F.interpolate(self.positions[f"{axis}_k"], size=k.shape[2], mode="linear", align_corners=False)
-        q, k, v = (part.unflatten(1, (HEADS, -1)) for part in (q, k, v))  # B heads c n
+        q, k, v = (torch.unflatten(part, 1, (HEADS, -1)) for part in (q, k, v))  # B heads c n
         attention = (q.transpose(2, 3) @ k * self.scale).softmax(3)
-        return (v @ attention.transpose(2, 3)).flatten(1, 2)
+        out: Tensor = (v @ attention.transpose(2, 3)).flatten(1, 2)
+        return out
 
 
 def _gate(in_channels: int, out_channels: int) -> nn.Sequential:
     """ReLU6, 1×1, and a BatchNorm that starts at 0."""
-    layers = conv_norm(in_channels, out_channels, activation=None)
-    nn.init.zeros_(layers[1].weight)
-    return nn.Sequential(nn.ReLU6(), *layers)
+    norm = nn.BatchNorm2d(out_channels)
+    nn.init.zeros_(norm.weight)
+    return nn.Sequential(nn.ReLU6(), nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)
 
 
 class Fusion(nn.Module):

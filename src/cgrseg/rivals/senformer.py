@@ -7,12 +7,13 @@ times, as in the smaller variants of the method that Table 3 lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.swin_transformer import SwinTransformerBlock  # type: ignore[import-untyped]
 
 from cgrseg.nn.reconstruction import resize
 
@@ -37,11 +38,10 @@ class SenFormer(nn.Module):
 
     def __init__(self, *, backbone: str, num_classes: int) -> None:
         super().__init__()
-        stem = {"stem_type": "deep", "stem_width": 32}
-        self.backbone = timm.create_model(
-            backbone, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4), **stem
-        )
-        self.pyramid = Pyramid(channels=self.backbone.feature_info.channels())
+        options: dict[str, Any] = {"stem_type": "deep", "stem_width": 32, "out_indices": (1, 2, 3, 4)}
+        maps: Any = timm.create_model(backbone, pretrained=False, features_only=True, **options)
+        self.backbone = maps
+        self.pyramid = Pyramid(channels=maps.feature_info.channels())
         self.learners = nn.ModuleList(Learner(num_classes=num_classes) for _ in range(4))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -95,4 +95,4 @@ class Learner(nn.Module):
             x = x + self.self_attention(normed, normed, normed)
             x = x + self.mlp(self.norms[2](x))
         logits = self.norm_classes(x) @ pixels.transpose(1, 2)
-        return logits.unflatten(2, features.shape[2:])
+        return torch.unflatten(logits, 2, features.shape[2:])

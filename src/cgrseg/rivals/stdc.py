@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class STDC(nn.Module):
         self.stem.append(conv_norm(CHANNELS[0] // 2, CHANNELS[0], 3, stride=2))
         self.stages = nn.ModuleList(
             nn.Sequential(Block(before, width, stride=2), *(Block(width, width, stride=1) for _ in range(depth - 1)))
-            for before, width, depth in zip(CHANNELS[:-1], CHANNELS[1:], depths, strict=True)
+            for (before, width), depth in zip(pairwise(CHANNELS), depths, strict=True)
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -46,7 +48,7 @@ class Block(nn.Module):
         if stride == 2:
             self.halve = conv_norm(half, half, 3, stride=2, groups=half, activation=None)
             self.pool = nn.AvgPool2d(3, 2, 1)
-        self.rest = nn.ModuleList(conv_norm(*pair, 3) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.rest = nn.ModuleList(conv_norm(*pair, 3) for pair in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
