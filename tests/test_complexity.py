@@ -45,6 +45,20 @@ def test_costs_are_those_of_the_release(
     assert f"{total.macs / 1e9:.3f}" == macs
 
 
+def test_one_reading_gives_both_printed_sizes_of_table_7() -> None:
+    with torch.device("meta"):
+        model = build("cgrseg_t", backbone="mscan_t", width=256).eval()
+    norms = [module for module in model.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    total, elements = complexity(model).total, list[int]()
+    for norm in norms:
+        norm.register_forward_hook(lambda _module, _inputs, out: elements.append(2 * out.numel()))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 512, 512, device="meta"))
+    classifier = 256 * 1000 + 1000  # ImageNet's, which the release keeps in the encoder
+    assert f"{(total.paper_flops + sum(elements)) / 1e9:.3f}" == "5.863"  # printed: 5.9
+    assert f"{(total.parameters + classifier) / 1e6:.3f}" == "9.749"  # printed: 9.7
+
+
 def test_parts_of_t_share_as_measured() -> None:
     cost = cost_of("cgrseg_t")
     assert list(cost.parts) == ["encoder", "context", "reconstruction", "head"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from cgrseg.labels import LabelSpace
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.paper import figures
 from cgrseg.paper.attention_maps import attention_stages, class_embedding
+from cgrseg.paper.measured import Measured, Score, Speed, model_of
 from cgrseg.paper.published import published
-from cgrseg.paper.tables import Measured
+from cgrseg.paper.tables import cost_of
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 
@@ -41,22 +43,29 @@ def weights(model: CGRSeg, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def test_figure_1_holds_every_published_point_below_100_g() -> None:
-    axes = figures.frontier().axes[0]
-    drawn = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
-    rows = [row for row in published()[0].rows if row.flops_g is not None and row.flops_g < 100]
-    assert drawn == {(row.flops_g, row.miou) for row in rows} and len(rows) == 18
-    names = {text.get_text() for text in axes.texts}
-    assert names == {row.method for row in rows}
+def test_figure_1_has_every_published_point_and_every_count() -> None:
+    published_flops, counted = figures.frontier(Measured()).axes
+    rows = published()[0].rows
+    assert points(published_flops) == {(row.flops_g, row.miou) for row in rows} and len(rows) == 21
+    assert {text.get_text() for text in published_flops.texts} == {row.method for row in rows}
+    built = [(model_of(row), row) for row in rows if row.ours is not None]
+    assert points(counted) == {(cost_of(model).macs / 1e9, row.miou) for model, row in built if model is not None}
+    for axes in (published_flops, counted):
+        low, high = axes.get_xlim()
+        assert all(low < x < high for x, _ in points(axes))
 
 
-def test_figure_1_marks_what_was_measured_here_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    t = dataclasses.replace(VARIANTS["cgrseg_t"], num_classes=150)
-    measured = [Measured(t, miou={("ade20k", "whole"): 41.5}), Measured(t, latency_ms=40.0)]
-    operations, latency = figures.frontier(measured).axes
+def points(axes: Any) -> set[tuple[float, float]]:
+    return {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
+
+
+def test_figure_1_marks_what_was_measured_here() -> None:
+    t, protocol = VARIANTS["cgrseg_t"], published()[0].protocol
+    measured = Measured([Score(t, 41.5, protocol, "scores.json")], [Speed(t, 20.0, 40.0)])
+    operations, _, latency = figures.frontier(measured).axes
     crosses = [line for line in operations.lines if line.get_marker() == "x"]
-    assert [(round(line.get_xdata()[0], 4), line.get_ydata()[0]) for line in crosses] == [(3.9975, 41.5)]
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in latency.lines] == [(40.0, 43.6)]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses] == [(4.0, 41.5)]
+    assert points(latency) == {(40.0, 43.6), (40.0, 41.5)}
 
 
 @pytest.mark.parametrize("layer", ["context.0", "reconstruction.0"])
@@ -118,7 +127,7 @@ def test_the_command_writes_png_and_svg_at_a_columns_width(
         assert picture.width == columns * 3.5 * 300
     text = svg.read_text()
     assert "<text" in text  # letters, not outlines, so that they can be searched
-    assert {"frontier": "CGRSeg-L", "predictions": "truth", "classes.0": "square"}.get(name, "axial sum") in text
+    assert {"frontier": "CGRSeg-L", "predictions": "mask", "classes.0": "square"}.get(name, "axial sum") in text
 
 
 def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: Path) -> None:
@@ -126,7 +135,7 @@ def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: P
     truth[0], truth[1:, 3:] = 255, 1
     labels = LabelSpace(names=("ground", "square"), colors=((1, 2, 3), (255, 0, 0)))
     figure: Figure = figures.predictions([(PHOTO[:4, :6], truth, truth, 0 * truth)], labels, ["ours", "peer"])
-    assert [axes.get_title() for axes in figure.axes] == ["photo", "truth", "ours", "peer"]
+    assert [axes.get_title() for axes in figure.axes] == ["image", "mask", "ours", "peer"]
     drawn = figure.axes[1].images[0].get_array()
     assert drawn is not None
     assert [tuple(int(v) for v in drawn[place]) for place in ((0, 0), (2, 0), (2, 4))] == [

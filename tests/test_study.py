@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy.stats import ttest_1samp
 
 from cgrseg.cli.main import main
-from cgrseg.paper.study import Claim, Study, differences, interval, read_study, run, text_report, verdict
+from cgrseg.paper.statistics import holm, interval, p_value
+from cgrseg.paper.study import Claim, Study, differences, judge, read_study, run, text_report
 from cgrseg.training.config import TrainConfig
-from cgrseg.training.loop import train
 
 CLAIMS = [{"say": "one block is enough", "better": "one", "worse": "none"}]
 
@@ -49,56 +50,71 @@ def write(tmp_path: Path, squares: Path) -> Callable[..., Path]:
 def test_a_grid_is_trained_stops_resumes_and_skips_what_is_finished(
     write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study, out, trained = read_study(write()), tmp_path / "out", []
+    study, out, lines = read_study(write()), tmp_path / "out", list[str]()
 
-    def breaks_at_the_third(config: TrainConfig, *, resume: bool) -> None:
-        trained.append((config.seed, config.spec.get("head", "dpg")))
-        assert resume
-        if len(trained) == 3:
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
             raise KeyboardInterrupt
-        train(config, resume=resume)
 
     with pytest.raises(KeyboardInterrupt):
-        run(study, out, breaks_at_the_third, print)
-    assert trained == [(0, "dpg"), (0, "none"), (1, "dpg")]
-    assert (out / "study.md").is_file()  # what there is after two cells
+        run(study, out, interrupt)
+    assert [line.partition(":")[0] for line in lines] == ["1/4 one, seed 0", "2/4 none, seed 0"]
+    assert (out / "study.md").is_file()  # of the two finished cells
 
     assert main(["study", str(tmp_path / "study.yaml"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("was there") == 2
+    assert printed.count("finished before") == 2
     assert "| one block is enough | one - none |" in printed
     assert {path.name for path in out.glob("study.*")} == {"study.md", "study.csv", "study.png", "study.svg"}
     assert len((out / "study.csv").read_text().splitlines()) == 5
 
-    def never(config: TrainConfig, *, resume: bool) -> None:
-        raise AssertionError(config)
-
-    scores = run(study, out, never, print)
+    scores = run(study, out, print)
     assert set(scores) == {(arm, seed) for arm in ("one", "none") for seed in (0, 1)}
     longer = yaml.safe_load(write().read_text())["train"] | {"steps": 3}
     with pytest.raises(ValueError, match="holds a run with steps 2, not 3"):
-        run(read_study(write(train=longer)), out, never, print)
+        run(read_study(write(train=longer)), out, print)
 
 
 def test_intervals_are_students() -> None:
     middle, half = interval([1.0, 2.0, 3.0])
-    assert middle == 2 and half == pytest.approx(4.303 / math.sqrt(3))
+    assert middle == 2 and half == pytest.approx(4.302653 / math.sqrt(3))
     assert math.isnan(interval([1.0])[1])
 
 
+def test_p_values_are_those_of_scipy() -> None:
+    values = [1.0, 1.4, 0.3]
+    assert p_value(values) == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert math.isnan(p_value([5.0])) and p_value([0.0, 0.0]) == 1 and p_value([2.0, 2.0]) == 0
+
+
+def test_holms_correction_is_as_by_hand() -> None:
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    corrected = holm([0.02, math.nan])
+    assert corrected[0] == pytest.approx(0.04) and math.isnan(corrected[1])  # a claim without seeds counts as well
+
+
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("values", "claims", "word"),
     [
-        ([1.0, 1.1, 0.9], "holds"),
-        ([-1.0, -1.1, -0.9], "does not"),
-        ([3.0, -1.0, 1.0], "undecided"),
-        ([5.0], "undecided"),
-        ([], "undecided"),
-        ([0.0, 0.0, 0.0], "undecided"),
+        ([1.0, 1.1, 0.9], 1, "holds"),
+        ([-1.0, -1.1, -0.9], 1, "does not hold"),
+        ([3.0, -1.0, 1.0], 1, "undecided"),
+        ([5.0], 1, "undecided"),
+        ([], 1, "undecided"),
+        ([0.0, 0.0, 0.0], 1, "undecided"),
+        ([2.9, 4.0, 2.0], 1, "holds"),  # p = .037
+        ([2.9, 4.0, 2.0], 8, "suggested"),
+        ([-2.9, -4.0, -2.0], 8, "opposite suggested"),
+        ([1.0, 1.01, 0.99], 8, "holds"),
     ],
 )
-def test_a_verdict_needs_an_interval_without_zero(values: list[float], expected: str) -> None:
-    assert verdict(values) == expected
+def test_a_verdict_needs_a_corrected_p_below_5_percent(values: list[float], claims: int, word: str) -> None:
+    tested, others = Claim("x", "a", "b"), [Claim("y", "a", "a")] * (claims - 1)
+    scores = {("a", seed): value for seed, value in enumerate(values)} | {("b", seed): 0.0 for seed in range(3)}
+    study = Study("t", {}, (0, 1, 2), (tested, *others))
+    assert judge(study, scores)[0].word == word
 
 
 def test_arms_are_paired_by_seed() -> None:
@@ -107,17 +123,19 @@ def test_arms_are_paired_by_seed() -> None:
     assert differences(claim, (0, 1, 2), scores) == pytest.approx([1.0, 1.1])
     study = Study("t", {"a": TrainConfig(out="."), "b": TrainConfig(out=".")}, (0, 1, 2), (claim,))
     text = text_report(study, scores)
-    assert "| x | a - b | +1.05 ± 0.64 | 2 | holds |" in text  # though the arms' own intervals overlap widely
-    assert "| b | 49.00 | 68.90 |  | 58.95 ± 126.42 |" in text
+    assert (
+        "| x | a - b | +1.05 ± 0.64 | 2 | 0.030 | 0.030 | holds |" in text
+    )  # though the arms' own intervals overlap widely
+    assert "| b | 49.00 | 68.90 |  | 58.95 ± 126.43 |" in text
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seeds": [1, 1]}, "seeds are [1, 1]: give one or more, each once"),
-        ({"claims": [{"say": "x", "better": "one", "worse": "two"}]}, "names 'two', which is no arm: add it"),
+        ({"claims": [{"say": "x", "better": "one", "worse": "two"}]}, "names 'two', which is not an arm: add it"),
         ({"arms": {"one": {"stepz": 2}}, "claims": []}, "arm one"),
-        ({"more": 1}, "is no study: it must have the fields title, train, arms, seeds, claims"),
+        ({"more": 1}, "is not a study: it must have the fields title, train, arms, seeds, claims"),
     ],
 )
 def test_a_wrong_study_is_refused_before_it_trains(

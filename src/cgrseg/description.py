@@ -113,6 +113,7 @@ VARIANTS: dict[str, ModelSpec] = {
     # SegNeXt (Tables 1, 2, 3 and 7), which trains, evaluates and exports in the same way.
     "segnext_t": ModelSpec(name="segnext_t", backbone="mscan_t", width=256, decoder="segnext"),
     "segnext_s": ModelSpec(name="segnext_s", backbone="mscan_s", width=256, decoder="segnext"),
+    "segnext_b": ModelSpec(name="segnext_b", backbone="mscan_b", width=512, decoder="segnext"),
 }
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cgrseg.data.dataset import Samples
+    from cgrseg.paper.measured import Measured
 
 
 def tables(
@@ -24,33 +25,39 @@ def tables(
 ) -> None:
     """Print the paper's tables beside our own numbers.
 
-    Parameters and operations are counted at 512x512 and 150 classes. Speeds and mIoU are printed if they were
-    measured with `cgrseg benchmark` and `cgrseg val`. Rows of models that are not implemented here have no numbers
-    of ours.
+    Parameters, operations by the paper's counter, and multiply-adds are counted at 512x512 and 150 classes. Speeds and
+    mIoU are printed if they were measured with `cgrseg benchmark` and `cgrseg val`. A score counts for a row only if
+    architecture, dataset, split, number of images and classes, mode and size are those of the row; other scores are
+    listed at the end, with what differs.
 
     Example: `cgrseg tables --table 1`
 
     Args:
         table: number of one table, 1 to 10; default: all
         format: md, csv or html
-        scores: a folder with reports of `cgrseg val --out`, or one scores.json; each belongs to the rows of its
-            architecture, dataset and mode
+        scores: a folder with reports of `cgrseg val --out`, or one scores.json
         speed: a benchmark.json of `cgrseg benchmark`
         out: a file to write to instead of printing
     """
     from cgrseg.images.files import write_file
     from cgrseg.paper.published import published
-    from cgrseg.paper.tables import read_scores, read_speeds, render
+    from cgrseg.paper.tables import render, render_not_comparable
 
     chosen = [one for one in published() if table in (None, one.number)]
     if not chosen:
         raise ValueError(f"--table {table}: the paper has tables 1 to 10")
-    measured = [*(read_scores(scores) if scores else []), *(read_speeds(speed) if speed else [])]
-    text = "\n".join(render(one, measured, format) for one in chosen)
+    measured = _measured(scores, speed)
+    text = "\n".join(render(one, measured, format) for one in chosen) + render_not_comparable(chosen, measured, format)
     if out is None:
         print(text, end="")
     else:
         write_file(out, text)
+
+
+def _measured(scores: Path | None, speed: Path | None) -> Measured:
+    from cgrseg.paper.measured import Measured, read_scores, read_speeds
+
+    return Measured(read_scores(scores) if scores else [], read_speeds(speed) if speed else [])
 
 
 def figures(
@@ -104,10 +111,7 @@ def figures(
     from cgrseg.paper import figures as draw
 
     if figure == "frontier":
-        from cgrseg.paper.tables import read_scores, read_speeds
-
-        measured = [*(read_scores(scores) if scores else []), *(read_speeds(speed) if speed else [])]
-        drawn, stem = draw.frontier(measured), "frontier"
+        drawn, stem = draw.frontier(_measured(scores, speed)), "frontier"
     elif figure == "predictions":
         drawn, stem = _predictions(photos, [str(weights), str(peer)], device), "predictions"
     elif figure == "attention":
@@ -175,10 +179,11 @@ def study(
 ) -> int:
     """Train arms with several seeds and test claims.
 
-    Trains every arm of a study with every seed, and prints for each claim: holds, does not, or undecided. A study
-    file has one training configuration, the arms (what each changes in it), seeds and claims; see recipes/studies.
-    Arms are compared seed by seed. The same command continues a study that was stopped. --out gets study.md,
-    study.csv, study.png, study.svg, and a run folder per arm and seed.
+    Trains every arm of a study with every seed, and prints for each claim: holds, does not hold, suggested, or
+    undecided. A study file has one training configuration, the arms (what each changes in it), seeds and claims; see
+    recipes/studies. Arms are compared seed by seed; p-values are corrected for the number of claims (Holm), and
+    "suggested" means that only the uncorrected interval leaves 0 out. The same command continues a study that was
+    stopped. --out gets study.md, study.csv, study.png, study.svg, and a run folder per arm and seed.
 
     Example: `cgrseg study recipes/studies/camvid-small.yaml --out runs/study`
 

@@ -226,7 +226,8 @@ def val(
     if out is not None:
         about: dict[str, object] = {"weights": Path(weights).name, "data": data.resolve().name}
         about |= {"split": samples.split, "mode": how, "format": format}
-        about |= {"spec": asdict(segmenter.description.spec)}  # by which `cgrseg tables` knows the row
+        # From these, `cgrseg tables` knows which row of the paper the scores can be compared with.
+        about |= {"preprocessing": predictor.preprocessing.to_dict(), "spec": asdict(segmenter.description.spec)}
         write_report(out, scores, samples, lambda photo: segmenter(photo).labels, about)
         print(f"\nreport in {out}")
     return 0

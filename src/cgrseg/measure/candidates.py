@@ -14,17 +14,20 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from cgrseg import rivals
+from cgrseg._process import quiet
 from cgrseg.deploy.export import export
 from cgrseg.deploy.quantize import quantize_unverified
 from cgrseg.description import ModelSpec
 from cgrseg.inference.network import SUFFIXES, open_exported, require
+from cgrseg.inference.runtimes import OpenVINONetwork
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
 from cgrseg.weights import artifact
 from cgrseg.weights.load import find_weights, usable_device
 
-from . import peers
+from .peers import to_openvino
 
 # How a model runs; the first is the default.
 HOWS = {
@@ -38,7 +41,7 @@ HOWS = {
 }
 PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}  # word -> precision, if not float32
 CPU = torch.device("cpu")
-PEER_HOWS = ("eager", "compiled", "openvino")
+RIVAL_HOWS = ("eager", "compiled", "openvino")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Choice:
     """What is measured.
 
     Args:
-        name: a variant, another model (`peers`), a weights file, bundled weights, or an exported file.
+        name: a variant, a rival (`rivals.NAMES`), a weights file, bundled weights, or an exported file.
         how: of `HOWS`; "file" for an exported file.
         precision: "bf16", "int8" or "": float32, or that of the file.
     """
@@ -149,18 +152,18 @@ def parse(text: str) -> Choice:
         if hows or text not in usable:
             raise ValueError(f"{text}: an exported file runs in its own runtime: write {' or '.join(usable)}")
         return Choice(name, "file", precision)
-    peer = name in peers.PEERS
-    if not peer and name not in VARIANTS:
+    rival = name in rivals.NAMES
+    if not rival and name not in VARIANTS:
         find_weights(name)  # raises for unknown names
-    how = hows[0] if hows else ("eager" if peer else next(iter(HOWS)))
-    if peer and how not in PEER_HOWS:
-        raise ValueError(f"{text}: {name} runs as {', '.join(PEER_HOWS)}, not as {how}")
+    how = hows[0] if hows else ("eager" if rival else next(iter(HOWS)))
+    if rival and how not in RIVAL_HOWS:
+        raise ValueError(f"{text}: {name} runs as {', '.join(RIVAL_HOWS)}, not as {how}")
     if precision == "bf16" and how in ("onnx", "naive"):
         raise ValueError(f"{text}: bf16 is for models in torch and OpenVINO, not for {how}")
-    if precision == "int8" and (peer or how != "openvino"):
+    if precision == "int8" and (rival or how != "openvino"):
         raise ValueError(f"{text}: int8 is for our models in OpenVINO: write for example cgrseg_t:openvino:int8")
-    if peer:
-        peers.require_peer(name)
+    if rival:
+        rivals.load_file(name)  # raises for missing libraries
     if how in ("onnx", "openvino"):
         require(how)
     return Choice(name, how, precision)
@@ -176,7 +179,7 @@ def prepare(choice: Choice, folder: Path, settings: Settings, photo: bytes) -> P
         photo: an image file that calibrates int8.
 
     Returns:
-        The file; None for another model in torch, which is built from its configuration.
+        The file; None for a rival in torch, which is built from its configuration.
 
     Raises:
         ValueError: the model cannot be exported.
@@ -184,12 +187,12 @@ def prepare(choice: Choice, folder: Path, settings: Settings, photo: bytes) -> P
     """
     if choice.how == "file":
         return Path(choice.name)
-    if choice.name in peers.PEERS:
+    if choice.name in rivals.NAMES:
         if choice.how != "openvino":
             return None
         path = folder / f"{choice.name}.xml"
         if not path.exists():
-            peers.to_openvino(peers.build_peer(choice.name, settings.classes), path, settings.size)
+            to_openvino(_rival(choice.name, settings.classes), path, settings.size)
         return path
     weights = _weights(choice.name, folder, settings.classes)
     if choice.how not in ("onnx", "openvino"):
@@ -224,8 +227,8 @@ def open_candidate(choice: Choice, path: Path | None, settings: Settings) -> Can
         ValueError: the file is not usable, or there is no such device.
         OSError: the file cannot be read.
     """
-    if choice.name in peers.PEERS:
-        return _open_peer(choice, path, settings)
+    if choice.name in rivals.NAMES:
+        return _open_rival(choice, path, settings)
     assert path is not None
     if path.suffix in SUFFIXES.values():
         bf16 = choice.precision == "bf16"
@@ -252,14 +255,20 @@ def _open_weights(choice: Choice, path: Path, device: torch.device) -> Candidate
     return Candidate(network, spec.num_classes, "torch", _precision(choice), count, spec, device, layout, naive)
 
 
-def _open_peer(choice: Choice, path: Path | None, settings: Settings) -> Candidate:
-    count = partial(peers.build_peer, choice.name, settings.classes)
+def _open_rival(choice: Choice, path: Path | None, settings: Settings) -> Candidate:
+    count = partial(_rival, choice.name, settings.classes)
     if path is not None:
-        network = peers.OpenVINONetwork(path, settings.device, settings.threads, choice.precision == "bf16")
+        network = OpenVINONetwork(path, settings.device, settings.threads, choice.precision == "bf16")
         return Candidate(network, settings.classes, "openvino", _precision(choice), count)
     place = usable_device(settings.device)
     torch_network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
     return Candidate(torch_network, settings.classes, "torch", _precision(choice), count, device=place)
+
+
+def _rival(name: str, classes: int) -> nn.Module:
+    torch.manual_seed(0)
+    with quiet():
+        return rivals.build(name, classes).eval().requires_grad_(False)
 
 
 def _precision(choice: Choice) -> str:

@@ -50,9 +50,9 @@ def complexity(model: nn.Module, size: tuple[int, int] = (512, 512)) -> Complexi
     Raises:
         ValueError: a size that the model does not accept.
     """
-    model = copy.deepcopy(model).to("meta").eval()
+    model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     photo = torch.zeros(1, 3, *size, dtype=next(model.parameters()).dtype, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as true, PaperCounter(model) as paper:
+    with torch.no_grad(), _true_counter() as true, PaperCounter(model) as paper:
         model(photo)
     flops = {name: sum(by_operator.values()) for name, by_operator in true.get_flop_counts().items()}
     root = type(model).__name__
@@ -67,11 +67,23 @@ def complexity(model: nn.Module, size: tuple[int, int] = (512, 512)) -> Complexi
     return Complexity(size=size, total=cost(model, None), parts=parts)
 
 
+def _true_counter() -> FlopCounterMode:
+    """Counts matrix products and convolutions, also deformable ones if torchvision is loaded."""
+    mapping: dict[Any, Any] = {}
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):
+        mapping[torch.ops.torchvision.deform_conv2d] = _deformable_flops
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def _deformable_flops(_input: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return int(2 * math.prod(out_shape) * math.prod(weight[1:]))
+
+
 class PaperCounter(TorchFunctionMode):
     """Counts operations as the paper did, with mmcv's counter on the released model; a context manager.
 
     Counted, in evaluation mode:
-    - a convolution: its multiply-adds, and one per output element if it has a bias;
+    - a convolution (also deformable or transposed): its multiply-adds, and one per output element if it has a bias;
     - a linear layer: its multiply-adds;
     - ReLU, ReLU6, hard sigmoid: one per output element;
     - a mean, a strided slice: one per input element (pooling layers in the release);
@@ -114,6 +126,10 @@ class PaperCounter(TorchFunctionMode):
         """The count of a function, given its name, result and arguments."""
         source = named.get("input", source)
         match name:
+            case "deform_conv2d":
+                return int(out.numel() * math.prod(other.shape[1:]))
+            case "conv_transpose2d":
+                return int(source.numel() * math.prod(named.get("weight", other).shape[1:]))
             case "conv2d":
                 biased = named.get("bias", rest[0] if rest else None) is not None
                 return int(out.numel() * (math.prod(named.get("weight", other).shape[1:]) + biased))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .reconstruction import resize
 
-RANK = 16  # of the factorisation in the released T and S
+RANKS = (16, 64)  # of the factorisation: up to 256 channels (T and S), and above (B), as in the release
 
 
 class NoContext(nn.Module):
@@ -53,7 +53,7 @@ class HamburgerHead(nn.Module):
 
     def __init__(self, *, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.hamburger = Hamburger(channels=channels, rank=RANK)
+        self.hamburger = Hamburger(channels=channels, rank=RANKS[channels > 256])
         self.align = convolution_group_norm(channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)

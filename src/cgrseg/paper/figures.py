@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from cgrseg.images.files import save_figure
 from cgrseg.labels import LabelSpace
-from cgrseg.nn import ModelSpec
 
 from .attention_maps import Heat, Photo, Stages
-from .published import published
-from .tables import Measured, cost_of, spec_of
+from .measured import Measured, model_of
+from .published import Row, published
+from .tables import cost_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,42 +49,48 @@ def _figure(height: float, width: float = COLUMN) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def frontier(measured: Sequence[Measured] = ()) -> Figure:
-    """Figure 1: mIoU on ADE20K over operations, as published; our measurements have their own marks.
+def frontier(measured: Measured) -> Figure:
+    """Figure 1: mIoU on ADE20K as published over operations; our scores are crosses.
 
-    With measured latencies, a second panel shows the same mIoU over our latency.
+    The first panel has the operations as published, which the authors of the methods counted in different ways. The
+    second has the multiply-adds of all models that can be built here, with all matrix products. With measured speeds a
+    third panel has our latency.
     """
     from matplotlib import rc_context
 
+    table = published()[0]
+    built = [(row, model) for row in table.rows if (model := model_of(row)) is not None]
+    panels = [
+        ("FLOPs at 512x512, G, as published", [(row.flops_g, row) for row in table.rows if row.flops_g is not None]),
+        ("multiply-adds at 512x512, G, counted here", [(cost_of(model).macs / 1e9, row) for row, model in built]),
+    ]
+    latencies = [(speed.latency_ms, row) for row in table.rows if (speed := measured.speed(row)) is not None]
+    panels += [("latency measured here, ms per image", latencies)] if latencies else []
+    scores = {row: score[0] for row, _ in built if (score := measured.score(row, table)) is not None}
     with rc_context(STYLE):
-        latencies = {one.spec: one.latency_ms for one in measured if one.latency_ms is not None}
-        figure = _figure(2.7 if not latencies else 5.0)
-        panels = figure.subplots(2 if latencies else 1, 1, squeeze=False)[:, 0]
-        _over_operations(panels[0], measured)
-        if latencies:
-            _over_latency(panels[1], latencies)
+        figure = _figure(2.7 * len(panels))
+        for axes, (label, points) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+            _draw_frontier(axes, points, label)
+            for x, row in points:
+                if row in scores:
+                    axes.plot(x, scores[row], "x", color=MEASURED)
+                    axes.annotate("measured here", (x, scores[row]), (4, -6), textcoords="offset points", fontsize=5.5)
         return figure
 
 
-def _over_operations(axes: Any, measured: Sequence[Measured]) -> None:
-    rows = [row for row in published()[0].rows if row.flops_g is not None and row.flops_g < 100]
+def _draw_frontier(axes: Any, points: Sequence[tuple[float, Row]], label: str) -> None:
     for family in FAMILIES:
+        line = [(x, row.miou) for x, row in points if str(row.method).startswith(family)]
         color = OURS if family == "CGRSeg" else THEIRS
-        points = [(row.flops_g, row.miou) for row in rows if row.method and row.method.startswith(family)]
-        axes.plot(*zip(*points, strict=True), color=color, linewidth=0.8, alpha=0.6, zorder=1)
-    for row in rows:
+        axes.plot(*zip(*sorted(line), strict=True) if line else ((), ()), color=color, linewidth=0.8, alpha=0.6)
+    for x, row in points:
         ours = str(row.method).startswith("CGRSeg")
-        axes.plot(
-            row.flops_g,
-            row.miou,
-            marker="*" if ours else "o",
-            color=OURS if ours else THEIRS,
-            markersize=8 if ours else 3.5,
-        )
+        color, marker, size = (OURS, "*", 8) if ours else (THEIRS, "o", 3.5)
+        axes.plot(x, row.miou, marker=marker, color=color, markersize=size)
         right = row.method not in TO_THE_LEFT
         axes.annotate(
             row.method,
-            (row.flops_g, row.miou),
+            (x, row.miou),
             xytext=(4 if right else -4, BELOW.get(str(row.method), 0)),
             textcoords="offset points",
             ha="left" if right else "right",
@@ -92,55 +98,22 @@ def _over_operations(axes: Any, measured: Sequence[Measured]) -> None:
             fontsize=5.5,
             fontweight="bold" if ours else "normal",
         )
-    for one in measured:
-        score = one.miou.get(("ade20k", "whole"))
-        if score is not None:
-            axes.plot(cost_of(one.spec).paper_flops / 1e9, score, marker="x", color=MEASURED, linestyle="none")
-            axes.annotate(
-                "measured here",
-                (cost_of(one.spec).paper_flops / 1e9, score),
-                xytext=(4, -6),
-                textcoords="offset points",
-                fontsize=5.5,
-            )
+    places = [x for x, _ in points]
     axes.set(
         xscale="log",
-        xlim=(2.7, 190),
-        xlabel="FLOPs at 512x512, G (paper's counter)",
+        xlim=(min(places) / 1.9, max(places) * 1.9),
+        xlabel=label,
         ylabel="mIoU on ADE20K, % (published)",
     )
-    axes.set_xticks([4, 8, 16, 32, 64], ["4", "8", "16", "32", "64"])
+    ticks = [2**power for power in range(-2, 13) if min(places) / 1.9 < 2**power < max(places) * 1.9]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3, linewidth=0.4)
 
 
 # Placement of names that would overlap.
-TO_THE_LEFT = ("LRFormer-T", "Seaformer-L", "PEM-STDC2", "SegNeXt-S", "SegNeXt-T", "FeedFormer-B0", "FeedFormer-B2")
-BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": -8}
-
-
-def _over_latency(axes: Any, latencies: Mapping[ModelSpec, float]) -> None:
-    for row in published()[0].rows:
-        spec = spec_of(row)
-        if spec is None:
-            continue
-        latency = next((ms for key, ms in latencies.items() if key.same_architecture(spec)), None)
-        if latency is None:
-            continue
-        ours = spec.name.startswith("cgrseg")
-        axes.plot(
-            latency,
-            row.miou,
-            marker="*" if ours else "o",
-            color=OURS if ours else THEIRS,
-            markersize=8 if ours else 4,
-        )
-        axes.annotate(
-            row.method, (latency, row.miou), xytext=(5, 0), textcoords="offset points", fontsize=5.5, va="center"
-        )
-    axes.set(xlabel="latency measured here, ms per image", ylabel="mIoU on ADE20K, % (published)")
-    axes.margins(x=0.25, y=0.15)
-    axes.grid(alpha=0.3, linewidth=0.4)
+TO_THE_LEFT = ("LRFormer-T", "Seaformer-L", "SegNeXt-S", "SegNeXt-T", "FeedFormer-B0", "FeedFormer-B2", "CCNet")
+BELOW = {"Segformer-B1": -3, "SegNeXt-S": -1, "Segformer-B2": -5, "MaskFormer": 4, "CGRSeg-T": 3, "FeedFormer-B2": 2}
 
 
 def attention(photo: Photo, stages: Stages, layer: str) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from typing import Any
 
@@ -20,6 +20,7 @@ class Row:
         images_per_second: on one V100.
         venue, reference, backbone: of the method; its number in the references; its encoder.
         lost: the part of the label that the text extraction lost, and how it was identified.
+        note: how our numbers differ from the printed ones, or the paper's from each other.
         ours: name and spec fields for `create_model`; None if it cannot be built here.
     """
 
@@ -32,17 +33,43 @@ class Row:
     reference: int | None = None
     backbone: str | None = None
     lost: str | None = None
-    ours: dict[str, Any] | None = None
+    note: str | None = None
+    ours: dict[str, Any] | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a score was measured; scores of different protocols cannot be compared.
+
+    Args:
+        dataset: its format, as in `cgrseg val --format`.
+        split, images: the name of the split, and how many of its images count.
+        classes: K.
+        mode: as in `cgrseg val --mode`; it determines scales and flips.
+        short_side, long_side: limits in pixels that images are resized to fit.
+    """
+
+    dataset: str
+    split: str
+    images: int
+    classes: int
+    mode: str
+    short_side: int | None
+    long_side: int | None
+
+    def differences(self, other: Protocol) -> list[str]:
+        """What is not as in `other`, such as "split train, not val"."""
+        pairs = [(one.name, getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
+        return [f"{name.replace('_', ' ')} {ours}, not {theirs}" for name, ours, theirs in pairs if ours != theirs]
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: number, title, dataset, and mode of evaluation (`cgrseg val --mode`)."""
+    """One table: number, title, protocol of its scores, rows, and a note printed below it."""
 
     number: int
     title: str
-    dataset: str
-    mode: str
+    protocol: Protocol
     rows: tuple[Row, ...] = field(repr=False)
     note: str | None = None
 
@@ -50,9 +77,17 @@ class Table:
 def published() -> tuple[Table, ...]:
     """The paper's tables 1 to 10."""
     text = resources.files("cgrseg.paper").joinpath("published.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    protocols = {name: Protocol(**fields) for name, fields in content["protocols"].items()}
     return tuple(
-        Table(**{**table, "rows": tuple(Row(**row) for row in table["rows"])})
-        for table in yaml.safe_load(text)["tables"]
+        Table(
+            number=table["number"],
+            title=table["title"],
+            protocol=protocols[table["protocol"]],
+            rows=tuple(Row(**row) for row in table["rows"]),
+            note=table.get("note"),
+        )
+        for table in content["tables"]
     )
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,11 +18,14 @@ from cgrseg.images.files import write_file
 from cgrseg.training.config import TrainConfig
 from cgrseg.weights.artifact import describe
 
+from .statistics import holm, interval, p_value
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIELDS = ("title", "train", "arms", "seeds", "claims")
+LEVEL = 0.05  # of the verdicts
 Scores = dict[tuple[str, int], float]  # (arm, seed) -> mIoU in %
 
 
@@ -145,15 +148,6 @@ def read_scores(study: Study, out: Path) -> Scores:
     return {cell: score for cell, score in found.items() if score is not None}
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student's t; NaN for fewer than two values)."""
-    if len(values) < 2:
-        return (values[0] if values else math.nan), math.nan
-    from scipy.stats import t  # type: ignore[import-untyped]
-
-    return mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-
-
 def differences(claim: Claim, seeds: tuple[int, ...], scores: Scores) -> list[float]:
     """`better` minus `worse` per seed in points of mIoU; seeds without both are left out."""
     return [
@@ -163,12 +157,40 @@ def differences(claim: Claim, seeds: tuple[int, ...], scores: Scores) -> list[fl
     ]
 
 
-def verdict(values: list[float]) -> str:
-    """Of paired differences: "holds" or "does not" if their 95 % interval excludes 0, otherwise "undecided"."""
-    middle, half = interval(values)
-    if math.isnan(half) or abs(middle) <= half:
+@dataclass(frozen=True)
+class Verdict:
+    """What the seeds say about one claim.
+
+    Args:
+        differences: per seed, in points of mIoU.
+        p: of the paired t-test, two-sided; NaN for fewer than two seeds.
+        corrected: p after Holm's correction for all claims of the study.
+    """
+
+    differences: list[float]
+    p: float
+    corrected: float
+
+    @property
+    def word(self) -> str:
+        """What can be said at the level of 5 %.
+
+        "holds" or "does not hold" if the corrected p is below 0.05; "suggested" or "opposite suggested" if only the
+        plain 95 % interval leaves 0 out; otherwise "undecided".
+        """
+        positive = bool(self.differences) and mean(self.differences) > 0
+        if self.corrected < LEVEL:
+            return "holds" if positive else "does not hold"
+        if self.p < LEVEL:
+            return "suggested" if positive else "opposite suggested"
         return "undecided"
-    return "holds" if middle > 0 else "does not"
+
+
+def judge(study: Study, scores: Scores) -> list[Verdict]:
+    """One verdict per claim, with Holm's correction over all claims."""
+    values = [differences(claim, study.seeds, scores) for claim in study.claims]
+    plain = [p_value(one) for one in values]
+    return [Verdict(*one) for one in zip(values, plain, holm(plain), strict=True)]
 
 
 def text_report(study: Study, scores: Scores) -> str:
@@ -183,12 +205,15 @@ def text_report(study: Study, scores: Scores) -> str:
         values = [scores[arm, seed] for seed in study.seeds if (arm, seed) in scores]
         cells = [f"{scores[arm, seed]:.2f}" if (arm, seed) in scores else "" for seed in study.seeds]
         lines.append(f"| {arm} | {' | '.join(cells)} | {_spread(values)} |")
-    lines += ["", "mIoU in %. Intervals: Student's t over the seeds; claims are tested separately, paired by seed.", ""]
-    lines += ["| claim | arms | difference, 95 % interval | seeds | verdict |", "|---|---|---:|---:|---|"]
-    for claim in study.claims:
-        values = differences(claim, study.seeds, scores)
-        pair = f"{claim.better} - {claim.worse}"
-        lines.append(f"| {claim.say} | {pair} | {_spread(values, '+')} | {len(values)} | {verdict(values)} |")
+    how = f"Verdicts: paired t-tests, p corrected for {len(study.claims)} claims (Holm), level {LEVEL:.0%}"
+    lines += ["", f"mIoU in %. Intervals: Student's t over the seeds, not corrected. {how}.", ""]
+    lines += ["| claim | arms | difference, 95 % interval | seeds | p | p, Holm | verdict |"]
+    lines += ["|---|---|---:|---:|---:|---:|---|"]
+    for claim, verdict in zip(study.claims, judge(study, scores), strict=True):
+        values = verdict.differences
+        cells = [claim.say, f"{claim.better} - {claim.worse}", _spread(values, "+"), str(len(values))]
+        cells += ["" if math.isnan(one) else f"{one:.3f}" for one in (verdict.p, verdict.corrected)]
+        lines.append(f"| {' | '.join([*cells, verdict.word])} |")
     return "\n".join(lines) + "\n"
 
 

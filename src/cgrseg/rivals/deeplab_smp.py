@@ -1,0 +1,17 @@
+"""DeepLabV3+ as segmentation_models_pytorch has it, at stride 16: smaller than the one of Table 1."""
+
+from __future__ import annotations
+
+import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
+from torch import nn
+
+
+def build(size: str, num_classes: int) -> nn.Module:
+    """Build "mobilenet_v2" or "resnet101" with random weights.
+
+    Shape: images [B, 3, H, W] with sides that are multiples of 16 -> logits [B, K, H/4, W/4].
+    """
+    model = smp.DeepLabV3Plus(size, encoder_weights=None, classes=num_classes)
+    model.segmentation_head[1] = nn.Identity()  # upsampling is part of the label map
+    network: nn.Module = model
+    return network
