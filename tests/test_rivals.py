@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import cgrseg
 from cgrseg import rivals
 from cgrseg.inference.runtimes import OpenVINONetwork
 from cgrseg.measure.complexity import Complexity, PaperCounter, complexity
@@ -187,6 +188,12 @@ def test_a_rival_trains_a_step_takes_any_size_and_exports(name: str, tmp_path: P
 def test_rivals_of_libraries_give_scores_at_stride_4(name: str) -> None:
     with torch.inference_mode():
         assert rivals.build(name, 5).eval()(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 16, 24)
+
+
+def test_create_model_builds_rivals_without_options() -> None:
+    assert cgrseg.create_model("segformer_b0", num_classes=5).training
+    with pytest.raises(ValueError, match="segformer_b0 is a rival: it takes num_classes only"):
+        cgrseg.create_model("segformer_b0", head="se")  # type: ignore[call-overload]
 
 
 def test_an_unknown_rival_and_a_missing_library_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

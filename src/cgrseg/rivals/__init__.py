@@ -7,11 +7,39 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import Literal, get_args
 
 from torch import nn
 
+Name = Literal[
+    "segformer_b0",
+    "segformer_b1",
+    "segformer_b2",
+    "seaformer_l",
+    "feedformer_b0",
+    "feedformer_lvt",
+    "feedformer_b2",
+    "maskformer_swin_t",
+    "mask2former_swin_t",
+    "deeplabv3plus_mobilenet_v2",
+    "deeplabv3plus_mobilenet_v2_d8",
+    "deeplabv3plus_r101",
+    "deeplabv3plus_r101_d8",
+    "encnet_r101",
+    "ccnet_r101",
+    "danet_r101",
+    "emanet_r101",
+    "hamnet_r101",
+    "pem_stdc1",
+    "pem_stdc2",
+    "lrformer_t",
+    "ocrnet_hr48",
+    "senformer_r50",
+    "senformer_r101",
+]
+
 # name -> (file, size). SegNeXt is not here: it is a `ModelSpec` with decoder="segnext".
-_SIZES = {
+_SIZES: dict[str, tuple[str, str]] = {
     "segformer_b0": ("segformer", "b0"),
     "segformer_b1": ("segformer", "b1"),
     "segformer_b2": ("segformer", "b2"),
@@ -37,7 +65,7 @@ _SIZES = {
     "senformer_r50": ("senformer", "r50"),
     "senformer_r101": ("senformer", "r101"),
 }
-NAMES = tuple(_SIZES)
+NAMES: tuple[str, ...] = get_args(Name)
 
 
 def build(name: str, num_classes: int = 150) -> nn.Module:

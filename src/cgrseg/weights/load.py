@@ -8,10 +8,12 @@ import logging
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 import torch
+from torch import nn
 
+from cgrseg import rivals
 from cgrseg.description import SpecOptions
 from cgrseg.nn import VARIANTS, CGRSeg, find_spec
 
@@ -22,13 +24,20 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 LOGGER = logging.getLogger("cgrseg")
 
 
+@overload
+def create_model(name: rivals.Name, num_classes: int | None = None) -> nn.Module: ...  # type: ignore[overload-overlap]
+@overload
 def create_model(
     name: str, num_classes: int | None = None, weights: Pathlike | None = None, **spec: Unpack[SpecOptions]
-) -> CGRSeg:
+) -> CGRSeg: ...
+def create_model(
+    name: str, num_classes: int | None = None, weights: Pathlike | None = None, **spec: Unpack[SpecOptions]
+) -> nn.Module:
     """Build a model for training. Use `load` for a model that is ready to use.
 
     Args:
-        name: a name of `list_models`, such as "cgrseg_t".
+        name: a name of `list_models`, such as "cgrseg_t", or a method that the paper compares with, such as
+            "seaformer_l" (`cgrseg.rivals.NAMES`). The latter start from random weights and have no spec.
         num_classes: K; None uses that of the weights, or 150.
         weights: None for fresh weights; "imagenet" for ImageNet weights of the encoder; or a weights file, the name of
             bundled weights, "hf:USER/NAME", or a checkpoint that `start_from` reads. A classifier with another number
@@ -37,12 +46,17 @@ def create_model(
             taken from the weights file.
 
     Returns:
-        The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
+        The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]; the stride of a rival is
+        its own.
 
     Raises:
         ValueError: an unknown name or option, or weights that do not fit.
         OSError: there is no such file, or the hub cannot be reached.
     """
+    if name in rivals.NAMES:
+        if weights is not None or spec:
+            raise ValueError(f"{name} is a rival: it takes num_classes only, no weights or other options")
+        return rivals.build(name, num_classes or 150)
     built = find_spec(name, num_classes=num_classes or VARIANTS[name].num_classes if name in VARIANTS else 1, **spec)
     if weights is None:
         return CGRSeg(spec=built)
