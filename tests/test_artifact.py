@@ -398,6 +398,7 @@ def test_the_names_of_all_models_are_listed() -> None:
         "cgrseg_lite",
         "segnext_t",
         "segnext_s",
+        "segnext_b",
     ]
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from cgrseg.cli.main import main
 from cgrseg.deploy.verify import smooth_photos
-from cgrseg.inference import cache
+from cgrseg.inference import cache, pipeline, runtimes
 from cgrseg.inference.segmenter import Segmenter
+from cgrseg.inference.sources import Source
 from cgrseg.nn import build
 from cgrseg.weights import artifact
 
@@ -69,6 +72,31 @@ def test_the_default_gives_the_labels_of_torch_on_ten_photos_of_ten_sizes(filled
         np.testing.assert_array_equal(default(photo).labels, reference(photo).labels)
 
 
+def test_images_in_parallel_get_the_same_labels_and_single_images_all_cores_afterwards(
+    filled: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter, jobs = Segmenter(weights), []
+    for number, size in enumerate(TEN_SIZES * 2):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(smooth_photos(1, size)[0]).save(path)
+        jobs.append((Source(path, tmp_path / "out" / path.stem), {"mask": tmp_path / "out" / path.name}))
+    alone = [segmenter(source.path).labels for source, _ in jobs]
+    network, streams = segmenter.predictor.network, []
+    monkeypatch.setattr(pipeline, "parallel_images", lambda segmenter: 2)
+    compiled = runtimes.OpenVINONetwork._compile
+    monkeypatch.setattr(
+        runtimes.OpenVINONetwork,
+        "_compile",
+        lambda self, graph: [compiled(self, graph), streams.append(self._settings.get("NUM_STREAMS", 1))][0],
+    )
+    assert [problem for _, problem in pipeline.segment_files(segmenter, jobs)] == [None] * len(jobs)
+    for labels, (_, outputs) in zip(alone, jobs, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(outputs["mask"])), labels)
+    assert set(streams) == {2} and isinstance(network.run, runtimes.OpenVINONetwork)
+    segmenter(jobs[0][0].path)
+    assert streams[-1] == 1
+
+
 def test_the_second_opening_uses_the_first_conversion(
     filled: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,7 +113,9 @@ def test_the_first_conversion_is_said_in_one_line(
     (record,) = own(caplog)
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("converted street.safetensors to OpenVINO for this machine in ")
-    assert cache.clear() > 1000 and not list(by_default.glob("openvino/*"))
+    assert cache.size() > 1000 and main(["doctor", "--clear-cache"]) == 0
+    assert cache.size() == 0 and not list(by_default.glob("openvino/*"))
+    assert main(["doctor", "--clear-cache"]) == 0
 
 
 def test_other_weights_under_the_same_name_are_converted_again(by_default: Path, tmp_path: Path) -> None:
@@ -112,7 +142,7 @@ def test_without_a_good_conversion_torch_is_used_and_the_reason_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **options: object) -> None:
         if reason == "disk full":
             raise OSError(28, "No space left on device")
         raise RuntimeError("this operation\nis not known")

@@ -273,5 +273,5 @@ def test_any_fsspec_place_can_be_written_to_and_read() -> None:
 def test_flags_of_the_cluster_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["predict", str(tmp_path), "--weights", "w", "--out", str(tmp_path / "o")]
     assert main([*common, "--workers", "2"]) == 2 and "belongs to --engine ray" in capsys.readouterr().err
-    assert main([*common, "--save", "parquet"]) == 2 and "can't be saved" in capsys.readouterr().err
+    assert main([*common, "--save", "parquet"]) == 2 and "'parquet' is not an output" in capsys.readouterr().err
     assert main([*common, "--engine", "ray", "--workers", "0"]) == 2 and "--workers is 0" in capsys.readouterr().err

@@ -20,7 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for words in ("python ", f"torch             {torch.__version__.partition('+')[0]}", "cpu ", "self-test", "app "):
+    for words in (
+        "python ",
+        f"torch             {torch.__version__.partition('+')[0]}",
+        "cpu ",
+        "self-test",
+        "app ",
+        "openvino bf16",
+    ):
         assert words in text
     assert text.endswith("all is well\n")
 

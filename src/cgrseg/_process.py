@@ -13,7 +13,7 @@ from contextlib import contextmanager
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 1 << 30  # bytes of free memory that are kept, at most
 LARGEST = (256 << 20, 32 << 20)  # bytes of an array that is kept; older C libraries accept only the second value
-SPINS = 10_000  # about 0.1 ms; libgomp's own 300,000 take several ms
+SPINS = 100  # a few microseconds; libgomp's own 300,000 take several ms
 
 
 def keep_memory() -> bool:
@@ -32,12 +32,24 @@ def keep_memory() -> bool:
 
 
 def share_cores() -> None:
-    """Let torch's threads sleep soon after their work, unless GOMP_SPINCOUNT is set.
+    """Let torch's threads sleep soon after their work, unless GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
 
-    Otherwise they take the cores from OpenVINO's threads, which run next, for several milliseconds. Must be called
-    before torch is imported; it slows torch down by 1 %.
+    Otherwise they take the cores from other processes and from OpenVINO's threads for several milliseconds each time.
+    Must be called before torch is imported; the commands do.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy() -> str:
+    """A line that says that other processes keep the cores busy; "" if they do not, or on Windows."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return f"this machine is busy: load {load:.1f} on {cores()} cores" if load > cores() else ""
 
 
 @contextmanager

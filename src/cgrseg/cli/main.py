@@ -64,8 +64,9 @@ def run(arguments: list[str]) -> int:
     """Run the command of the arguments; returns its exit code."""
     command, bound = parse(arguments)
 
-    from cgrseg._process import keep_memory
+    from cgrseg._process import keep_memory, share_cores
 
+    share_cores()
     keep_memory()
     return command(*bound.args, **bound.kwargs) or 0
 

@@ -51,21 +51,18 @@ def benchmark(
         device: auto, cpu, cuda or cuda:N
         out: output folder
     """
-    from cgrseg._process import share_cores
-
-    share_cores()
     shape = parse_size(size)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: name a folder")
     content = None if photo is None else _read_image(photo)
 
+    from cgrseg._process import cores
     from cgrseg.measure import speed
     from cgrseg.measure.candidates import Settings, parse
     from cgrseg.measure.report import render, summary, write_chart, write_report
     from cgrseg.paper.published import speeds
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    settings = Settings(shape, rounds, cores if threads is None else threads, num_classes, device, max_batch)
+    settings = Settings(shape, rounds, cores() if threads is None else threads, num_classes, device, max_batch)
     report = speed.benchmark([parse(text) for text in (model, *(compare or []))], settings, photo=content)
     write_report(report, out / "benchmark.json")
     write_chart(report, out / "benchmark.png")
@@ -126,10 +123,7 @@ def serve(
             a quarter of --timeout, measured at the start
         key_file: file with the key
     """
-    from cgrseg._process import share_cores
-
     check_weights(weights)
-    share_cores()
     key = os.environ.pop("CGRSEG_API_KEY", None)
     if key_file is not None:
         key = key_file.read_text(encoding="utf-8").strip()

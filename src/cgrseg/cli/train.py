@@ -134,16 +134,13 @@ def train(
         raise ValueError(f"{run.out} holds a run already: add --resume, or choose another --out")
     check_weights(run.init)
 
-    from cgrseg.description import VARIANTS
+    from cgrseg.description import find_spec
 
-    if run.model not in VARIANTS:  # before torch is imported, which takes seconds
-        raise ValueError(f"no model is called {run.model!r}: choose from {', '.join(VARIANTS)}")
+    find_spec(run.model, **run.spec)  # before torch is imported, which takes seconds
 
     import cgrseg
-    from cgrseg.nn import find_spec
     from cgrseg.training.progress import Stopped
 
-    find_spec(run.model, **run.spec)  # a wrong option is found before the dataset is read
     try:
         card = cgrseg.train(run, resume=resume)
     except Stopped as stop:

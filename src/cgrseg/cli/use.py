@@ -85,6 +85,7 @@ def predict(
     jobs: list[Job] = [(source, source.outputs(kinds)) for source in found]
     make_folder(Path(out))
 
+    from cgrseg._process import busy
     from cgrseg._progress import progress_bar
     from cgrseg.inference.pipeline import segment_files, unfinished
     from cgrseg.inference.segmenter import Segmenter
@@ -100,6 +101,7 @@ def predict(
     with progress_bar(total=None if videos else len(jobs), unit="image", disable=not jobs) as progress:
         for done, problem in segment_files(segmenter, jobs, batch=batch):
             images += done
+            progress.set_postfix_str(busy(), refresh=False)
             progress.update(done if problem is None else 1)
             if problem is not None:
                 problems.append(problem)

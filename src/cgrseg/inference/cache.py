@@ -33,12 +33,21 @@ def cache_folder() -> Path:
     return Path(base) / "cgrseg"
 
 
+def size() -> int:
+    """Bytes that the converted networks take."""
+    return _size(cache_folder() / "openvino")
+
+
 def clear() -> int:
-    """Remove all converted networks; returns the number of bytes that this frees."""
-    folder = cache_folder() / "openvino"
-    size = _size(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    return size
+    """Remove all converted networks; returns the number of bytes that this frees.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    freed = size()
+    with suppress(FileNotFoundError):
+        shutil.rmtree(cache_folder() / "openvino")
+    return freed
 
 
 def converted(weights: Path) -> Path | None:

@@ -108,11 +108,14 @@ def parallel_images(segmenter: Segmenter) -> int:
 def _networks(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """Threads that run the network, and how many images they process at the same time."""
     threads, parallel = torch.get_num_threads(), parallel_images(segmenter)
+    network = segmenter.predictor.network
+    network.set_streams(parallel)
     try:
-        with ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(threads // parallel,)) as pool:
+        with ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(max(threads // parallel, 1),)) as pool:
             yield pool, parallel
     finally:
         torch.set_num_threads(threads)
+        network.set_streams(1)
 
 
 def _run_ahead(

@@ -163,6 +163,17 @@ class OpenVINONetwork:
     def __reduce__(self) -> tuple[Any, ...]:
         return OpenVINONetwork, self._arguments
 
+    def set_streams(self, streams: int) -> None:
+        """Prepare for calls from this many threads at the same time, each on its share of the cores; 1 is the default.
+
+        Networks are compiled again at the next call. Calls in progress are not affected.
+        """
+        with self._lock:
+            if self._place == "CPU" and streams != self._settings.get("NUM_STREAMS", 1):
+                self._settings["NUM_STREAMS"] = streams
+                self._own.clear()
+                self._general = None
+
     def _network(self, shape: tuple[int, ...]) -> _Compiled:
         """The compiled network for a shape."""
         with self._lock:

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from cgrseg._process import busy, cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cgrseg.inference.network import Network
 
 # Extra -> purpose. Its packages are listed in pyproject.toml; "dev" and "docs" are for contributors.
 EXTRAS = {
@@ -63,13 +70,15 @@ def devices() -> list[Finding]:
     """Processor, threads and accelerators, as torch sees them."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     threads, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    few = f"OMP_NUM_THREADS={limit} limits torch to {threads} of {cores} cores: unset it for one fast process"
+    few = f"OMP_NUM_THREADS={limit} limits torch to {threads} of {count} cores: unset it for one fast process"
     found = [
-        Finding("cpu", f"{cores} cores, {torch.backends.cpu.get_cpu_capability()}, {_memory()}"),
-        Finding("threads", f"{threads} for torch", cure=few if limit and threads < cores else ""),
+        Finding("cpu", f"{count} cores, {torch.backends.cpu.get_cpu_capability()}, {_memory()}"),
+        Finding("threads", f"{threads} for torch", cure=few if limit and threads < count else ""),
     ]
+    if load := busy():
+        found.append(Finding("load", load, cure="times below, and all work, take longer until it is less"))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
@@ -164,6 +173,41 @@ def self_test(device: str = "auto") -> Finding:
     state = f"{names[0]} on {place}: an image in {seconds:.2f} s, {agree:.2%} of the pixels as in float64"
     cure = "its arithmetic is wrong: turn reduced precision off, update torch and the driver, try --device cpu"
     return Finding(name, state, works=agree >= AGREEMENT, cure="" if agree >= AGREEMENT else cure)
+
+
+def speeds() -> list[Finding]:
+    """What each way to run the bundled weights on the CPU takes for an image of 512x512, network only."""
+    import torch
+
+    from cgrseg.inference import cache
+    from cgrseg.inference.network import installed, open_network
+    from cgrseg.weights.load import list_weights
+
+    if not (names := list_weights()):
+        return []
+    ways: dict[str, dict[str, Any]] = {"torch": {"runtime": "torch"}, "torch bf16": {"runtime": "torch", "bf16": True}}
+    if installed("openvino"):
+        ways |= {"openvino": {"runtime": "openvino"}, "openvino bf16": {"runtime": "openvino", "bf16": True}}
+    image, found = torch.zeros(1, 3, 512, 512), []
+    for name, options in ways.items():
+        try:
+            with torch.inference_mode():
+                network = open_network(names[0], device="cpu", **options)
+                network(image)  # warm up
+                seconds = sorted(_seconds(network, image) for _ in range(5))
+            found.append(Finding(name, f"{1000 * seconds[2]:.0f} ms an image"))
+        except (ValueError, OSError, RuntimeError) as error:
+            found.append(Finding(name, _line(error)))
+    found.append(Finding("int8", "is calibrated with images: cgrseg export --int8 …, then cgrseg benchmark"))
+    folder = cache.cache_folder()
+    found.append(Finding("cache", f"{folder}, {cache.size() / 1e6:.0f} MB; remove it with cgrseg doctor --clear-cache"))
+    return found
+
+
+def _seconds(network: Network, image: Tensor) -> float:
+    start = perf_counter()
+    network(image)
+    return perf_counter() - start
 
 
 def hub() -> Finding:

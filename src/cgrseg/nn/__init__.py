@@ -3,7 +3,7 @@
 from cgrseg.description import VARIANTS, ModelSpec
 
 from .context import PyramidContextExtraction
-from .model import CGRSeg, build, find_spec
+from .model import CGRSeg, build
 from .prototype import DynamicPrototypeGuidedHead
 from .rcm import RectangularSelfCalibrationAttention, RectangularSelfCalibrationModule
 from .reconstruction import SpatialFeatureReconstruction
@@ -23,5 +23,4 @@ __all__ = [
     "RectangularSelfCalibrationModule",
     "SpatialFeatureReconstruction",
     "build",
-    "find_spec",
 ]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cgrseg._process import busy
+
 NON_FINITE_LIMIT = 10  # skipped steps in a row that end a run
 
 
@@ -118,7 +120,8 @@ class Clock:
     def postfix(self, step: int) -> dict[str, str]:
         """The same for the progress bar."""
         row = self.row(step)
-        return {"images/s": f"{row['images_per_second']:.1f}", "wait": f"{row['waiting_share']:.0%}"}
+        shown = {"images/s": f"{row['images_per_second']:.1f}", "wait": f"{row['waiting_share']:.0%}"}
+        return shown | ({"note": note} if (note := busy()) else {})
 
 
 @dataclass

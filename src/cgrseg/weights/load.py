@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from cgrseg import rivals
-from cgrseg.description import SpecOptions
-from cgrseg.nn import VARIANTS, CGRSeg, find_spec
+from cgrseg.description import SpecOptions, find_spec
+from cgrseg.nn import VARIANTS, CGRSeg
 
 from . import artifact
 from .artifact import Pathlike

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from cgrseg._process import cores
 from cgrseg.images.photos import read_photo
 
 from ..dataset import DataProblem, Samples, SegmentationDataset, size_problem, to_class_ids, unreadable
@@ -243,7 +243,7 @@ def _duplicates(copies: dict[bytes, list[tuple[str, Path]]]) -> Iterator[DataPro
 
 def _each(task: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
     """`task` of each item in order, in threads (decoding releases the GIL), with a progress bar if it takes long."""
-    threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    threads = min(cores(), 8)
     with ThreadPoolExecutor(threads) as pool:
         yield from tqdm(
             pool.map(task, items), total=len(items), desc=title, unit="pair", delay=1, leave=False, disable=None
