@@ -375,3 +375,16 @@ def test_other_classes_are_refused_and_numbered_ones_accepted(names: tuple[str, 
 
 def test_the_modes_are_those_of_the_predictor() -> None:
     assert get_args(_common.Mode) == get_args(Mode)
+
+
+def test_app_says_at_once_that_it_loads_and_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cgrseg.cli.start.find_spec", lambda name: None)
+    assert main(["app"]) == 2
+    assert capsys.readouterr().err == 'cgrseg: the page needs Gradio: pip install "cgrseg[app]"\n'
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "cgrseg.web", None)  # what comes next cannot be imported
+    with pytest.raises(ImportError):
+        main(["app"])
+    assert capsys.readouterr().err == "loading the page, which takes some seconds\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -123,10 +125,9 @@ def app(
     """
     names = split_commas(weights or ())
     check_weights(*names)
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise ValueError('the page needs Gradio: pip install "cgrseg[app]"') from error
+    if find_spec("gradio") is None:
+        raise ValueError('the page needs Gradio: pip install "cgrseg[app]"')
+    print("loading the page, which takes some seconds", file=sys.stderr, flush=True)
 
     from cgrseg.web import launch, make_page
     from cgrseg.web.choices import Choices

@@ -111,7 +111,9 @@ def _networks(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int]]:
     network = segmenter.predictor.network
     network.set_streams(parallel)
     try:
-        with ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(max(threads // parallel, 1),)) as pool:
+        with ThreadPoolExecutor(
+            parallel, initializer=torch.set_num_threads, initargs=(max(threads // parallel, 1),)
+        ) as pool:
             yield pool, parallel
     finally:
         torch.set_num_threads(threads)
