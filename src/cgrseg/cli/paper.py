@@ -23,7 +23,8 @@ def tables(
     Parameters, operations by the paper's counter, and multiply-adds are counted at 512x512 and 150 classes. Speeds and
     mIoU are printed if they were measured with `cgrseg benchmark` and `cgrseg val`. A score counts for a row only if
     architecture, dataset, split, number of images and classes, mode and size are those of the row; other scores are
-    listed at the end, with what differs.
+    listed at the end, with what differs. With --speed, the latencies follow Table 1, and how far the order of speed is
+    the paper's.
 
     Example: `cgrseg tables --table 1`
 
@@ -35,6 +36,8 @@ def tables(
         out: a file to write to instead of printing
     """
     from cgrseg.images.files import write_file
+    from cgrseg.paper.order import read_timings
+    from cgrseg.paper.order import render as render_speed
     from cgrseg.paper.published import published
     from cgrseg.paper.tables import render, render_not_comparable
 
@@ -42,7 +45,10 @@ def tables(
     if not chosen:
         raise ValueError(f"--table {table}: the paper has tables 1 to 10")
     measured = read_measured(scores, speed)
-    text = "\n".join(render(one, measured, format) for one in chosen) + render_not_comparable(chosen, measured, format)
+    texts = [render(one, measured, format) for one in chosen]
+    if speed is not None and chosen[0].number == 1:
+        texts.insert(1, render_speed(chosen[0], read_timings(speed), format))
+    text = "\n".join(texts) + render_not_comparable(chosen, measured, format)
     if out is None:
         print(text, end="")
     else:

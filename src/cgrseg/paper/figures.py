@@ -143,9 +143,8 @@ def predictions(rows: Sequence[tuple[Photo, Any, Any, Any]], labels: LabelSpace,
                 axes.imshow(picture, interpolation="nearest")
             picture, shares = difference(mask, peer, ours, len(labels))
             line[4].imshow(picture, interpolation="nearest")
-            line[4].set_xlabel(
-                ", ".join(f"{word} {share:.1%}" for word, share in zip(WORDS, shares, strict=True)), fontsize=6
-            )
+            words = [f"{word} {share:.1%}" for word, share in zip(WORDS, shares, strict=True)]
+            line[4].set_xlabel(", ".join(words), fontsize=5)
             for axes in line:
                 axes.set_xticks([])
                 axes.set_yticks([])
