@@ -164,6 +164,9 @@ TESTED = (
 @pytest.mark.parametrize("name", TESTED)
 def test_a_rival_trains_a_step_takes_any_size_and_exports(name: str, tmp_path: Path) -> None:
     model = small(name)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1.0  # statistics of these images, or deep networks amplify rounding errors
     images, truth = torch.randn(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
     logits = F.interpolate(model(images), (64, 96), mode="bilinear")
     F.cross_entropy(logits, truth).backward()
