@@ -1,6 +1,6 @@
 """Makes the tables of docs/benchmark.md from the stored reports: `python benchmarks/table.py --write`.
 
-The reports are files of `cgrseg benchmark`, stored beside this file (*.json). The tables are written between two
+The reports are files of `cgrseg benchmark`, stored beside this file (cpu-*.json). The tables are written between two
 comments of the page; without --write they are printed.
 """
 
@@ -20,7 +20,7 @@ BEGIN, END = "<!-- tables: benchmarks/table.py -->", "<!-- end of the tables -->
 
 def tables() -> str:
     """The tables of all stored reports, sorted by name."""
-    reports = [(path.stem, read_report(path)) for path in sorted(FOLDER.glob("*.json"))]
+    reports = [(path.stem, read_report(path)) for path in sorted(FOLDER.glob("cpu-*.json"))]
     return "\n".join(f"### {name}\n\n{summary(report)}\n\n{render(report, speeds())}" for name, report in reports)
 
 

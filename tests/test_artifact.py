@@ -26,6 +26,7 @@ from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 from cgrseg.weights import hub as hub_client
 from cgrseg.weights import load as create
+from cgrseg.weights.pretrained import load_imagenet
 
 LABELS = LabelSpace(
     names=("sky", "Straße", "人"), colors=((1, 2, 3), (4, 5, 6), (7, 8, 9)), ignore_index=254, raw_ids={7: 0, 11: 2}
@@ -472,6 +473,15 @@ def test_imagenet_weights_fill_the_encoder(hub: Path) -> None:
         maps, expected = model.encoder(images), donor.forward_intermediates(images, intermediates_only=True)
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    report = load_imagenet(model)
+    ours = {f"encoder.{key}" for key in model.encoder.state_dict()}
+    assert set(report.loaded) | set(report.missing) == ours and not set(report.loaded) & set(report.missing)
+    state = donor.state_dict()
+    dropped = "stages.0.blocks.0.mlp.fc1.conv.bias"
+    del state[dropped]
+    save_file(state, hub / "timm--efficientformerv2_s0.snap_dist_in1k.safetensors")
+    (missing,) = set(load_imagenet(model).missing) - set(report.missing)  # only what the file contains counts as loaded
+    assert missing.startswith("encoder.stages.0")
     with pytest.raises(ValueError, match="no ImageNet weights for mscan_t"):
         cgrseg.create_model("cgrseg_n", weights="imagenet", backbone="mscan_t")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import get_args
 from test_frame import imports, layer_of
 
 import cgrseg
+from cgrseg import rivals
 from cgrseg.description import Mixer
+from cgrseg.paper.study import judge, read_study, text_report
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cgrseg"
@@ -40,6 +43,28 @@ def test_messages_in_troubleshooting_exist_in_the_code() -> None:
     known = [text for path in SOURCE.rglob("*.py") for text in texts_of(path)]
     assert [message for message in quoted if not any(fits(message, text) for text in known)] == []
     assert not any(fits("… is a bad photo: throw it away", text) for text in known)
+
+
+def test_the_paper_page_lists_every_model_that_is_compared() -> None:
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    section = page.partition("## Compared methods")[2].partition("\n## ")[0]
+    listed = {
+        name
+        for line in section.splitlines()
+        if line[:3] == "| `"
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert listed == {*rivals.NAMES, "segnext_t", "segnext_s", "segnext_b"}
+
+
+def test_the_paper_page_has_the_verdicts_of_the_stored_scores() -> None:
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    rows = csv.DictReader((ROOT / "benchmarks" / "study-camvid-small.csv").read_text(encoding="utf-8").splitlines())
+    scores = {(row["arm"], int(row["seed"])): float(row["miou"]) for row in rows}
+    study = read_study(ROOT / "recipes" / "studies" / "camvid-small.yaml")
+    assert text_report(study, scores).partition("\n\n")[2].strip() in page
+    words = [verdict.word for verdict in judge(study, scores)]
+    assert words.count("suggested") == 3 and words.count("undecided") == 5  # as the text below the table says
 
 
 def layers_of(page: str) -> list[str]:

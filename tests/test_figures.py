@@ -17,10 +17,13 @@ from cgrseg.cli.main import main
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.paper import figures
-from cgrseg.paper.attention_maps import attention_stages, class_embedding
+from cgrseg.paper.architecture import architecture
+from cgrseg.paper.attention_maps import Stages, attention_stages, class_embedding
+from cgrseg.paper.frontier import frontier
 from cgrseg.paper.measured import Measured, Score, Speed, model_of
 from cgrseg.paper.published import published
 from cgrseg.paper.tables import cost_of
+from cgrseg.paper.trace import trace
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 
@@ -44,7 +47,7 @@ def weights(model: CGRSeg, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_figure_1_has_every_published_point_and_every_count() -> None:
-    published_flops, counted = figures.frontier(Measured()).axes
+    published_flops, counted = frontier(Measured()).axes
     rows = published()[0].rows
     assert points(published_flops) == {(row.flops_g, row.miou) for row in rows} and len(rows) == 21
     assert {text.get_text() for text in published_flops.texts} == {row.method for row in rows}
@@ -55,6 +58,56 @@ def test_figure_1_has_every_published_point_and_every_count() -> None:
         assert all(low < x < high for x, _ in points(axes))
 
 
+def test_names_in_figure_1_overlap_neither_each_other_nor_the_frame() -> None:
+    figure = frontier(Measured())
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+        pairs = [(one, other) for index, one in enumerate(boxes) for other in boxes[:index]]
+        assert len(pairs) == 210 and not any(one.overlaps(other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *[("cgrseg_n", {}), ("cgrseg_lite", {}), ("segnext_t", {}), ("cgrseg_n", {"head": "ham", "mixer": "convnext"})],
+        ("cgrseg_n", {"context": "conv", "reconstruct": False, "head": "none"}),
+    ],
+)
+def test_figure_2_has_every_module_with_the_size_of_its_output(name: str, options: dict[str, Any]) -> None:
+    model = build(name, num_classes=7, **options).eval()
+    figure = architecture(model, (75, 101))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    seen = trace(model, (75, 101))
+    assert "3 x 75 x 101" in texts
+    outputs: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda _module, _inputs, out, path=path: outputs.setdefault(path, out))
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, 75, 101))
+    assert [step.shape for step in seen.encoder] == [tuple(out.shape[1:]) for out in outputs["encoder"]]
+    assert seen.contexts == [tuple(out.shape[1:]) for out in outputs["context"]]
+    steps = [*seen.calibrate, *seen.fuse, *seen.head] if seen.calibrate else [seen.reconstruction, *seen.head]
+    for step in steps:
+        assert step.shape == tuple(outputs[step.name].shape[1:])
+        assert step.parameters == sum(each.numel() for each in model.get_submodule(step.name).parameters())
+        assert step.name in texts and step.kind in texts
+        assert any(text.startswith(" x ".join(map(str, step.shape))) for text in texts)
+    assert seen.head[-1].shape == (7, 10, 13)
+
+
+def test_figure_2_has_the_sizes_of_a_photo(weights: str, squares: Path, tmp_path: Path) -> None:
+    photo = str(squares / "images" / "test" / "0.png")
+    with Image.open(photo) as picture:
+        width, height = picture.size
+    assert main(["figures", "architecture", photo, "--weights", weights, "--out", str(tmp_path)]) == 0
+    (svg,) = tmp_path.glob("architecture.nano.*.svg")
+    size = [int(side) for side in svg.name.split(".")[2].split("x")]
+    assert size == [-(-height // 32) * 32, -(-width // 32) * 32]  # padded
+    assert f"3 x {size[0]} x {size[1]}" in svg.read_text()
+
+
 def points(axes: Any) -> set[tuple[float, float]]:
     return {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
 
@@ -62,7 +115,7 @@ def points(axes: Any) -> set[tuple[float, float]]:
 def test_figure_1_marks_what_was_measured_here() -> None:
     t, protocol = VARIANTS["cgrseg_t"], published()[0].protocol
     measured = Measured([Score(t, 41.5, protocol, "scores.json")], [Speed(t, 20.0, 40.0)])
-    operations, _, latency = figures.frontier(measured).axes
+    operations, _, latency = frontier(measured).axes
     crosses = [line for line in operations.lines if line.get_marker() == "x"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses] == [(4.0, 41.5)]
     assert points(latency) == {(40.0, 43.6), (40.0, 41.5)}
@@ -95,19 +148,38 @@ def test_figure_3_without_a_channel_is_the_mean_over_all(model: CGRSeg) -> None:
     np.testing.assert_allclose(np.mean(one, axis=0), mean, atol=1e-5)
 
 
+def test_figure_3_has_colour_bars_with_the_limits_of_the_maps() -> None:
+    ramp = np.linspace(-0.0004, 1, 24, dtype=np.float32).reshape(4, 6)
+    constant = np.zeros_like(ramp)
+    figure = figures.attention(PHOTO[:4, :6], Stages(ramp, -ramp, constant, 0.48 + 0.02 * ramp), "context.0")
+    maps = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images}
+    assert maps["attention, 0 to 1"].get_clim() == (0, 1)
+    assert maps["attention, own range"].get_clim() == pytest.approx((0.48, 0.5), abs=1e-4)
+    assert maps["axial sum"].get_clim() == pytest.approx((-0.0004, 1))
+    assert all(drawn.get_alpha() is None for drawn in maps.values())  # or the colours are not those of the bar
+    bars = [
+        [label.get_text() for label in axes.get_xticklabels()]
+        for axes in figure.axes
+        if axes.get_label() == "<colorbar>"
+    ]
+    assert bars[1:] == [["0.0", "1.0"], ["-1.0", "0.0"], ["0.00", "0.00"], ["0.0", "1.0"], ["0.480", "0.500"]]
+
+
 def test_the_class_embedding_is_the_heads_own_and_sums_to_1(model: CGRSeg) -> None:
     weights = class_embedding(model, PHOTO)
     assert weights.shape == (2,) and weights.sum() == pytest.approx(1)
     figure = figures.classes(weights, LabelSpace.numbered(2), {"class 0": 0.25, "class 1": 0.75})
-    widths = sorted(bar.get_width() for bar in figure.axes[0].patches)
-    assert widths == pytest.approx(sorted(100 * weights))
-    assert set(figure.axes[0].lines[0].get_xdata()) == {25.0, 75.0}
+    embedding, shares = figure.axes  # one quantity per axis
+    assert sorted(bar.get_width() for bar in embedding.patches) == pytest.approx(sorted(100 * weights))
+    assert {bar.get_width() for bar in shares.patches} == {25.0, 75.0}
+    assert embedding.get_xlabel() != shares.get_xlabel()
 
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
         (["frontier"], "frontier"),
+        (["architecture", "--size", "64x96"], "architecture.nano.64x96"),
         (["attention", "PHOTO", "--layer", "context.0"], "attention.0.context.0"),
         (["classes", "PHOTO"], "classes.0"),
         (["predictions", "PHOTO", "--peer", "WEIGHTS"], "predictions"),
@@ -122,20 +194,21 @@ def test_the_command_writes_png_and_svg_at_a_columns_width(
     assert main(["figures", *words, "--out", str(tmp_path / "out")]) == 0
     png, svg = tmp_path / "out" / f"{name}.png", tmp_path / "out" / f"{name}.svg"
     assert capsys.readouterr().out.split() == [str(png), str(svg)]
-    columns = 2 if name == "predictions" else 1
+    columns = 2 if name.startswith(("predictions", "architecture")) else 1
     with Image.open(png) as picture:
         assert picture.width == columns * 3.5 * 300
     text = svg.read_text()
     assert "<text" in text  # letters, not outlines, so that they can be searched
-    assert {"frontier": "CGRSeg-L", "predictions": "mask", "classes.0": "square"}.get(name, "axial sum") in text
+    words = {"frontier": "CGRSeg-L", "predictions": "mask", "classes.0": "square", "attention.0.context.0": "axial sum"}
+    assert words.get(name, "head.classifier") in text
 
 
 def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: Path) -> None:
     truth = np.zeros((4, 6), np.uint8)
     truth[0], truth[1:, 3:] = 255, 1
     labels = LabelSpace(names=("ground", "square"), colors=((1, 2, 3), (255, 0, 0)))
-    figure: Figure = figures.predictions([(PHOTO[:4, :6], truth, truth, 0 * truth)], labels, ["ours", "peer"])
-    assert [axes.get_title() for axes in figure.axes] == ["image", "mask", "ours", "peer"]
+    figure: Figure = figures.predictions([(PHOTO[:4, :6], truth, truth, 0 * truth)], labels, ["peer", "ours"])
+    assert [axes.get_title() for axes in figure.axes] == ["image", "mask", "peer", "ours", "where they differ"]
     drawn = figure.axes[1].images[0].get_array()
     assert drawn is not None
     assert [tuple(int(v) for v in drawn[place]) for place in ((0, 0), (2, 0), (2, 4))] == [
@@ -145,10 +218,24 @@ def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: P
     ]
 
 
+def test_figure_5_colours_who_is_right_where_two_models_differ() -> None:
+    mask = np.array([[0, 0, 1, 1, 255, 2]])
+    peer = np.array([[0, 1, 1, 0, 0, 0]])
+    ours = np.array([[0, 0, 0, 0, 1, 1]])
+    picture, shares = figures.difference(mask, peer, ours, 3)
+    blue, orange, dark = ((0x3B, 0x6F, 0xA8), (0xE0, 0x82, 0x14), (0x4D, 0x4D, 0x4D))
+    same = (235, 235, 235)  # also where both are wrong alike
+    assert [tuple(map(int, pixel)) for pixel in picture[0]] == [same, blue, orange, same, (0, 0, 0), dark]
+    assert shares == [0.2, 0.2, 0.2]  # of the five labelled pixels
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pareto"], 'Invalid value "pareto" for FIGURE. Choose from: "frontier", "attention"'),
+        (["architecture", "--model", "cgrseg_x"], "no model is called 'cgrseg_x'"),
+        (["architecture", "--size", "512"], "--size 512: write HEIGHTxWIDTH in pixels"),
+        (["architecture", "PHOTO", "PHOTO"], "architecture draws one image"),
+        (["pareto"], 'Invalid value "pareto" for FIGURE. Choose from: "frontier", "architecture"'),
         (["attention", "x.jpg"], "attention needs an image and weights: cgrseg figures attention PHOTO --weights FILE"),
         (["frontier", "x.jpg"], "frontier takes no image: leave out x.jpg"),
         (["predictions", "x.jpg", "--weights", "WEIGHTS"], "predictions compares two models: add --peer FILE"),

@@ -72,7 +72,7 @@ def test_a_grid_is_trained_stops_resumes_and_skips_what_is_finished(
     scores = run(study, out, print)
     assert set(scores) == {(arm, seed) for arm in ("one", "none") for seed in (0, 1)}
     longer = yaml.safe_load(write().read_text())["train"] | {"steps": 3}
-    with pytest.raises(ValueError, match="holds a run with steps 2, not 3"):
+    with pytest.raises(ValueError, match="is of a run with steps 2, not 3"):
         run(read_study(write(train=longer)), out, print)
 
 

@@ -95,7 +95,7 @@ def make_app() -> App:
 
     import cgrseg
 
-    from . import export, paper, ship, start, train, use
+    from . import export, figures, paper, ship, start, train, use
     from .recipe import read_recipe
 
     class QuietPipe(Console):
@@ -120,7 +120,7 @@ def make_app() -> App:
         "Use": (use.predict, use.info),
         "Train": (train.check_data, train.convert_masks, train.train, train.val),
         "Ship": (export.export, ship.benchmark, ship.serve, ship.push, ship.convert),
-        "Paper": (paper.tables, paper.figures, paper.study),
+        "Paper": (paper.tables, figures.figures, paper.study),
     }
     for number, (title, commands) in enumerate(groups.items()):
         group = Group(title, sort_key=number)

@@ -1,4 +1,4 @@
-"""The paper: `cgrseg tables`, `figures` and `study`."""
+"""The paper: `cgrseg tables` and `study`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ._common import Weights, check_same_classes, check_weights, make_folder
-
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from cgrseg.data.dataset import Samples
     from cgrseg.paper.measured import Measured
 
 
@@ -28,7 +23,8 @@ def tables(
     Parameters, operations by the paper's counter, and multiply-adds are counted at 512x512 and 150 classes. Speeds and
     mIoU are printed if they were measured with `cgrseg benchmark` and `cgrseg val`. A score counts for a row only if
     architecture, dataset, split, number of images and classes, mode and size are those of the row; other scores are
-    listed at the end, with what differs.
+    listed at the end, with what differs. With --speed, the latencies follow Table 1, and how far the order of speed is
+    the paper's.
 
     Example: `cgrseg tables --table 1`
 
@@ -40,138 +36,29 @@ def tables(
         out: a file to write to instead of printing
     """
     from cgrseg.images.files import write_file
+    from cgrseg.paper.order import read_timings
+    from cgrseg.paper.order import render as render_speed
     from cgrseg.paper.published import published
     from cgrseg.paper.tables import render, render_not_comparable
 
     chosen = [one for one in published() if table in (None, one.number)]
     if not chosen:
         raise ValueError(f"--table {table}: the paper has tables 1 to 10")
-    measured = _measured(scores, speed)
-    text = "\n".join(render(one, measured, format) for one in chosen) + render_not_comparable(chosen, measured, format)
+    measured = read_measured(scores, speed)
+    texts = [render(one, measured, format) for one in chosen]
+    if speed is not None and chosen[0].number == 1:
+        texts.insert(1, render_speed(chosen[0], read_timings(speed), format))
+    text = "\n".join(texts) + render_not_comparable(chosen, measured, format)
     if out is None:
         print(text, end="")
     else:
         write_file(out, text)
 
 
-def _measured(scores: Path | None, speed: Path | None) -> Measured:
+def read_measured(scores: Path | None, speed: Path | None) -> Measured:
     from cgrseg.paper.measured import Measured, read_scores, read_speeds
 
     return Measured(read_scores(scores) if scores else [], read_speeds(speed) if speed else [])
-
-
-def figures(
-    figure: Literal["frontier", "attention", "classes", "predictions"],
-    /,
-    *photos: str,
-    weights: Weights | None = None,
-    peer: Weights | None = None,
-    layer: str = "context.2",
-    channel: int | None = None,
-    scores: Path | None = None,
-    speed: Path | None = None,
-    out: Path = Path("outputs/figures"),
-    device: str = "auto",
-) -> None:
-    """Draw a figure of the paper as PNG and SVG.
-
-    frontier is Figure 1: mIoU over operations as published, and the measurements of --scores and --speed. attention
-    is Figure 3: the stages of one RCA for an image. classes belongs to Figure 4: the class embedding of an image as
-    bars. predictions is Figure 5: image, mask, --weights and --peer; its images are in images/SPLIT of a dataset
-    folder, so that their masks are found.
-
-    Example: `cgrseg figures attention street.jpg --weights cgrseg_t-ccp12`
-
-    Args:
-        figure: the figure
-        photos: its images
-        weights: a weights file, or the name of bundled weights
-        peer: the second weights of Figure 5
-        layer: for Figure 3: context.0, context.1, … (coarse), reconstruction.0, .1 or .2 (strides 8, 16, 32)
-        channel: for Figure 3: one channel; default: the mean over all
-        scores: a folder with reports of `cgrseg val --out`
-        speed: a benchmark.json of `cgrseg benchmark`
-        out: output folder
-        device: auto, cpu, cuda or cuda:N
-    """
-    if figure == "frontier" and photos:
-        raise ValueError(f"frontier takes no image: leave out {photos[0]}")
-    if figure != "frontier" and (weights is None or not photos):
-        raise ValueError(f"{figure} needs an image and weights: cgrseg figures {figure} PHOTO --weights FILE")
-    if figure in ("attention", "classes") and len(photos) > 1:
-        raise ValueError(f"{figure} draws one image: leave out {photos[1]}")
-    if figure == "predictions" and peer is None:
-        raise ValueError("predictions compares two models: add --peer FILE")
-    check_weights(weights, peer)
-    for photo in photos:
-        if not Path(photo).is_file():
-            raise FileNotFoundError(f"no image at {photo}")
-    make_folder(out)
-
-    from cgrseg.paper import figures as draw
-
-    if figure == "frontier":
-        drawn, stem = draw.frontier(_measured(scores, speed)), "frontier"
-    elif figure == "predictions":
-        drawn, stem = _predictions(photos, [str(weights), str(peer)], device), "predictions"
-    elif figure == "attention":
-        drawn = _attention(photos[0], str(weights), layer, channel, device)
-        stem = f"attention.{Path(photos[0]).stem}.{layer}"
-    else:
-        drawn, stem = _classes(photos[0], str(weights), device), f"classes.{Path(photos[0]).stem}"
-    for path in draw.save(drawn, out, stem):
-        print(path)
-
-
-def _attention(photo: str, weights: str, layer: str, channel: int | None, device: str) -> Figure:
-    import cgrseg
-    from cgrseg.images.photos import read_photo
-    from cgrseg.paper import figures as draw
-    from cgrseg.paper.attention_maps import attention_stages
-
-    pixels = read_photo(photo)
-    return draw.attention(pixels, attention_stages(cgrseg.load(weights, device), pixels, layer, channel=channel), layer)
-
-
-def _classes(photo: str, weights: str, device: str) -> Figure:
-    import cgrseg
-    from cgrseg.images.photos import read_photo
-    from cgrseg.paper import figures as draw
-    from cgrseg.paper.attention_maps import class_embedding
-
-    pixels, model = read_photo(photo), cgrseg.load(weights, device)
-    segmentation = cgrseg.Segmenter(model)(pixels)
-    return draw.classes(class_embedding(model, pixels), segmentation.label_space, segmentation.areas())
-
-
-def _predictions(photos: tuple[str, ...], weights: list[str], device: str) -> Figure:
-    import numpy as np
-
-    import cgrseg
-    from cgrseg.paper import figures as draw
-
-    segmenters = [cgrseg.Segmenter(one, device=device) for one in weights]
-    labels, rows = segmenters[0].labels, []
-    check_same_classes(labels, segmenters[1].labels, weights=weights[0], data=Path(weights[1]))
-    for photo in photos:
-        samples, index = _find_sample(Path(photo))
-        check_same_classes(labels, samples.labels, weights=weights[0], data=Path(photo).parent)
-        picture, mask = samples.read(index)
-        first, second = (segmenter(picture).labels for segmenter in segmenters)
-        rows.append((np.asarray(picture), np.asarray(mask), first, second))
-    return draw.predictions(rows, labels, [Path(one).stem for one in weights])
-
-
-def _find_sample(photo: Path) -> tuple[Samples, int]:
-    """The split of a dataset folder that an image belongs to, and its index there."""
-    from cgrseg.data.listing import open_dataset
-
-    folders = photo.resolve().parents
-    if len(folders) < 3 or folders[1].name != "images":
-        raise ValueError(f"{photo} is not in images/SPLIT of a dataset folder: its mask cannot be found")
-    samples = open_dataset(folders[2], folders[0].name, "folder")
-    names = [samples.name(index) for index in range(len(samples))]
-    return samples, names.index(photo.name)
 
 
 def study(

@@ -31,11 +31,10 @@ def benchmark(
     candidates. Prints tables and writes benchmark.json and benchmark.png.
 
     A candidate is NAME or NAME:HOW. NAME is a model (cgrseg_t, segnext_t, …; random weights), a weights file, an
-    exported file (.onnx, .xml) or another model of the extra "peers": segformer_b0, segformer_b1, segformer_b2,
-    maskformer_swin_t, mask2former_swin_t, deeplabv3plus_mobilenet_v2, deeplabv3plus_mobilenet_v2_d8,
-    deeplabv3plus_r101. HOW is channels_last (default, as in a Segmenter), fused, eager, naive (not fused, official
-    bias mode, label map by upsampling, softmax and argmax), compiled, onnx or openvino; other models run as eager,
-    compiled or openvino. A last :bf16 computes in bfloat16, openvino:int8 in 8 bits.
+    exported file (.onnx, .xml) or another model of the paper's tables, such as seaformer_l; docs/paper.md lists them,
+    and some need the extra "peers". HOW is channels_last (default, as in a Segmenter), fused, eager, naive (not fused,
+    official bias mode, label map by upsampling, softmax and argmax), compiled, onnx or openvino; other models run as
+    eager, compiled or openvino. A last :bf16 computes in bfloat16, openvino:int8 in 8 bits.
 
     Example: `cgrseg benchmark cgrseg_t --compare cgrseg_t:openvino segnext_t`
 

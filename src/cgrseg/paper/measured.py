@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cgrseg.description import VARIANTS, ModelSpec
 
@@ -132,19 +133,11 @@ def read_speeds(path: Path) -> list[Speed]:
     Weights files count as their architecture; a rival counts by its name.
 
     Raises:
-        ValueError: it is not such a file, has another size than 512x512, or has no model of ours or of the paper.
+        ValueError: as `read_512`, or the file has no model of ours or of the paper.
     """
-    from cgrseg.measure.report import read_report
-    from cgrseg.rivals import NAMES
-
-    report, found = read_report(path), dict[Model, Speed]()
-    if (size := tuple(report["settings"]["size"])) != SIZE:
-        raise ValueError(f"--speed {path} was measured at {size[0]}x{size[1]}, the paper at 512x512: measure it there")
-    for row in report["results"]:
-        model: Model = row["model"]
-        if row["spec"] is not None:
-            model = dataclasses.replace(ModelSpec(**row["spec"]), bias_mode="relative")
-        elif model not in NAMES:
+    found = dict[Model, Speed]()
+    for row in read_512(path)["results"]:
+        if (model := model_of_result(row)) is None:
             continue
         speed, latency = row["images_per_second"], row["network_ms"]["median"]
         if (known := found.get(model)) is not None:
@@ -155,3 +148,27 @@ def read_speeds(path: Path) -> list[Speed]:
             f"--speed {path} has no model of ours or of the paper: measure one, for example `cgrseg benchmark cgrseg_t`"
         )
     return list(found.values())
+
+
+def read_512(path: Path) -> dict[str, Any]:
+    """A report of `cgrseg benchmark` at 512x512.
+
+    Raises:
+        ValueError: it is not such a file, or has another size.
+    """
+    from cgrseg.measure.report import read_report
+
+    report = read_report(path)
+    if (size := tuple(report["settings"]["size"])) != SIZE:
+        raise ValueError(f"--speed {path} was measured at {size[0]}x{size[1]}, the paper at 512x512: measure it there")
+    return report
+
+
+def model_of_result(result: Mapping[str, Any]) -> Model | None:
+    """The architecture of a result in such a report; None for models that are neither ours nor of the paper."""
+    from cgrseg.rivals import NAMES
+
+    if result["spec"] is not None:
+        return dataclasses.replace(ModelSpec(**result["spec"]), bias_mode="relative")
+    name: str = result["model"]
+    return name if name in NAMES else None

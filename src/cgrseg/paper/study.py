@@ -120,7 +120,7 @@ def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
     for _, _, config in cells:
         written = Path(config.out) / "config.yaml"
         if written.is_file():
-            config.refuse_other(yaml.safe_load(written.read_text(encoding="utf-8")) or {}, written.parent)
+            _refuse_other(config, yaml.safe_load(written.read_text(encoding="utf-8")) or {}, written.parent)
     for number, (arm, seed, config) in enumerate(cells, 1):
         finished = finished_score(config) is not None
         if not finished:
@@ -131,6 +131,13 @@ def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
     scores = read_scores(study, out)
     write_report(study, scores, out)
     return scores
+
+
+def _refuse_other(config: TrainConfig, written: Any, place: Path) -> None:
+    """Refuse the run of another configuration. A run can be extended, but not in a study: its schedule would differ."""
+    config.refuse_other(written, place)
+    if written["steps"] != config.steps:
+        raise ValueError(f"{place} is of a run with steps {written['steps']}, not {config.steps}: choose another --out")
 
 
 def finished_score(config: TrainConfig) -> float | None:

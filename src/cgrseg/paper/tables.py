@@ -89,9 +89,7 @@ def _line(row: Row, table: Table, measured: Measured) -> list[str]:
         "params_m": None if cost is None else cost.parameters / 1e6,
         "images_per_second": speed.images_per_second if speed else None,
     }
-    label = row.method or "(label lost)"
-    repeated = table.number == 7 or [one.method for one in table.rows].count(row.method) > 1
-    cells = [f"{label} on {row.backbone}" if row.backbone and repeated else label]
+    cells = [label_of(row, table)]
     for _, _, field, digits in _columns(table):
         if field != "macs_g":
             cells.append(_number(getattr(row, field), digits))
@@ -99,6 +97,13 @@ def _line(row: Row, table: Table, measured: Measured) -> list[str]:
         if field == "miou" and score and score[1]:
             cells[-1] += f" ({score[1]})"
     return cells
+
+
+def label_of(row: Row, table: Table) -> str:
+    """The method of a row, with its backbone if the table needs it to tell rows apart."""
+    label = row.method or "(label lost)"
+    repeated = table.number == 7 or [one.method for one in table.rows].count(row.method) > 1
+    return f"{label} on {row.backbone}" if row.backbone and repeated else label
 
 
 def _columns(table: Table) -> list[tuple[str, str, str, int]]:
@@ -137,24 +142,29 @@ def render(table: Table, measured: Measured, form: str) -> str:
     """The table as text: "md", "csv" (no title and notes) or "html"."""
     head, rows = heading(table), lines(table, measured)
     if form == "csv":
+        head, rows = ["table", *head], [[str(table.number), *row] for row in rows]
+    return layout(title(table), head, rows, notes(table), form)
+
+
+def layout(title: str, head: list[str], rows: list[list[str]], notes: list[str], form: str) -> str:
+    """A table as text, see `render`."""
+    if form == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [["table", *head], *([str(table.number), *row] for row in rows)]
-        )
+        csv.writer(text, lineterminator="\n").writerows([head, *rows])
         return text.getvalue()
     if form == "html":
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-        texts = "".join(f"<p>{html.escape(line)}</p>\n" for line in notes(table))
-        return f"<h2>{html.escape(title(table))}</h2>\n<table>\n<tr>{cells}</tr>\n{body}</table>\n{texts}"
+        texts = "".join(f"<p>{html.escape(line)}</p>\n" for line in notes)
+        return f"<h2>{html.escape(title)}</h2>\n<table>\n<tr>{cells}</tr>\n{body}</table>\n{texts}"
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     bars = [
         "|".join(("", *(f" {cell:{width}} " for cell, width in zip(row, widths, strict=True)), ""))
         for row in [head, *rows]
     ]
     rule = "|" + "|".join("-" * (width + 1) + (":" if index else "-") for index, width in enumerate(widths)) + "|"
-    below = [f"- {line}" for line in notes(table)]
-    return "\n".join([f"## {title(table)}", "", bars[0], rule, *bars[1:], *([""] if below else []), *below]) + "\n"
+    below = [f"- {line}" for line in notes]
+    return "\n".join([f"## {title}", "", bars[0], rule, *bars[1:], *([""] if below else []), *below]) + "\n"
 
 
 def render_not_comparable(tables: Sequence[Table], measured: Measured, form: str) -> str:

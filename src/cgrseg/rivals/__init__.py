@@ -34,6 +34,8 @@ Name = Literal[
     "pem_stdc2",
     "lrformer_t",
     "ocrnet_hr48",
+    "hrformer_s",
+    "hrformer_b",
     "senformer_r50",
     "senformer_r101",
 ]
@@ -62,6 +64,8 @@ _SIZES: dict[str, tuple[str, str]] = {
     "pem_stdc2": ("pem", "stdc2"),
     "lrformer_t": ("lrformer", "t"),
     "ocrnet_hr48": ("ocrnet", "hr48"),
+    "hrformer_s": ("hrformer", "s"),
+    "hrformer_b": ("hrformer", "b"),
     "senformer_r50": ("senformer", "r50"),
     "senformer_r101": ("senformer", "r101"),
 }

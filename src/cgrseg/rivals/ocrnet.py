@@ -53,11 +53,13 @@ class OCRHead(nn.Module):
     Args:
         channels: C.
         num_classes: K.
+        first: width of a 3×3 before the first classifier, as in HRFormer; None has a 1×1 of width C.
     """
 
-    def __init__(self, *, channels: int, num_classes: int) -> None:
+    def __init__(self, *, channels: int, num_classes: int, first: int | None = None) -> None:
         super().__init__()
-        self.regions = nn.Sequential(conv_norm(channels, channels), nn.Conv2d(channels, num_classes, 1))
+        before = conv_norm(channels, channels) if first is None else conv_norm(channels, first, 3)
+        self.regions = nn.Sequential(before, nn.Conv2d(first or channels, num_classes, 1))
         self.reduce = conv_norm(channels, WIDTH, 3)
         self.query = nn.Sequential(conv_norm(WIDTH, KEYS), conv_norm(KEYS, KEYS))
         self.key = nn.Sequential(conv_norm(WIDTH, KEYS), conv_norm(KEYS, KEYS))

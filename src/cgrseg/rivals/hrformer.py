@@ -1,0 +1,194 @@
+"""HRFormer S and B (Yuan et al., NeurIPS 2021) with OCR: HRNet whose blocks attend within windows. Stride 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cgrseg.nn.backbones import DropPath
+from cgrseg.nn.reconstruction import resize
+
+from .layers import conv_norm
+from .ocrnet import OCRHead
+
+SIZES = {  # widths and heads of the branches at strides 4, 8, 16, 32; side of a window; drop path
+    "s": ((32, 64, 128, 256), (1, 2, 4, 8), 7, 0.0),
+    "b": ((78, 156, 312, 624), (2, 4, 8, 16), 15, 0.2),
+}
+RATIO, BLOCKS, FIRST = 4, 2, 512
+MODULES = (1, 4, 2)  # with 2, 3 and 4 branches
+
+
+def build(size: str, num_classes: int) -> HRFormer:
+    """Build "s" or "b" with random weights."""
+    widths, heads, window, drop_path = SIZES[size]
+    return HRFormer(widths=widths, heads=heads, window=window, drop_path=drop_path, num_classes=num_classes)
+
+
+class HRFormer(nn.Module):
+    """images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉].
+
+    Args:
+        widths, heads: of the branches at strides 4, 8, 16, 32.
+        window: side of the windows of the attention.
+        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
+        num_classes: K.
+    """
+
+    def __init__(
+        self, *, widths: Sequence[int], heads: Sequence[int], window: int, drop_path: float, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_norm(3, 64, 3, stride=2), conv_norm(64, 64, 3, stride=2))
+        self.bottlenecks = nn.Sequential(Bottleneck(channels=64), Bottleneck(channels=256))
+        self.first = conv_norm(256, widths[0], 3)
+        sources = (256, *widths[1:-1])  # the first new branch starts from the bottlenecks, others from the last branch
+        self.starts = nn.ModuleList(
+            conv_norm(source, width, 3, stride=2) for source, width in zip(sources, widths[1:], strict=True)
+        )
+        last = BLOCKS * sum(MODULES) - 1
+        rates = iter(drop_path * block / last for block in range(last + 1))
+        self.stages = nn.ModuleList()
+        for branches, count in enumerate(MODULES, 2):
+            modules = [
+                Exchange(
+                    widths=widths[:branches],
+                    heads=heads[:branches],
+                    window=window,
+                    drop_paths=[next(rates) for _ in range(BLOCKS)],
+                )
+                for _ in range(count)
+            ]
+            self.stages.append(nn.Sequential(*modules))
+        self.head = OCRHead(channels=sum(widths), num_classes=num_classes, first=FIRST)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.bottlenecks(self.stem(images))  # B 256 ⌈H/4⌉ ⌈W/4⌉
+        maps = [self.first(x)]
+        for start, stage in zip(self.starts, self.stages, strict=True):
+            maps = stage([*maps, start(x)])
+            x = maps[-1]
+        size = maps[0].shape[2:]
+        logits: Tensor = self.head(torch.cat([resize(each, size) for each in maps], dim=1))
+        return logits
+
+
+class Bottleneck(nn.Module):
+    """ResNet's block with 64 inner and 256 outer channels: [B, C, h, w] -> [B, 256, h, w]."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(conv_norm(channels, 64), conv_norm(64, 64, 3), conv_norm(64, 256, activation=None))
+        self.shortcut = nn.Identity() if channels == 256 else conv_norm(channels, 256, activation=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layers(x) + self.shortcut(x))
+
+
+class Exchange(nn.Module):
+    """Blocks in each branch, then each branch gets the sum of all: [maps] -> [maps] of the same shapes.
+
+    Args:
+        widths, heads: of the branches.
+        window: side of the windows.
+        drop_paths: of the blocks of each branch.
+    """
+
+    def __init__(
+        self, *, widths: Sequence[int], heads: Sequence[int], window: int, drop_paths: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(Block(channels=width, heads=count, window=window, drop_path=rate) for rate in drop_paths))
+            for width, count in zip(widths, heads, strict=True)
+        )
+        self.exchange = nn.ModuleList(
+            nn.ModuleList(_between(widths, source, target) for source in range(len(widths)))
+            for target in range(len(widths))
+        )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        out = []
+        for target, row in zip(maps, self.exchange, strict=True):
+            parts = [resize(layer(x), target.shape[2:]) for layer, x in zip(row.children(), maps, strict=True)]
+            out.append(F.relu(sum(parts[1:], parts[0])))
+        return out
+
+
+def _between(widths: Sequence[int], source: int, target: int) -> nn.Module:
+    """From one branch to another: 1×1, or a depthwise 3×3 of stride 2 and 1×1 for each halving."""
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return conv_norm(widths[source], widths[target], activation=None)
+    layers: list[nn.Module] = []
+    for step in range(source + 1, target + 1):
+        width, last = widths[source], step == target
+        layers.append(conv_norm(width, width, 3, stride=2, groups=width, activation=None))
+        layers.append(conv_norm(width, widths[target] if last else width, activation=None if last else nn.ReLU))
+    return nn.Sequential(*layers)
+
+
+class Block(nn.Module):
+    """x + attention(x) within windows, then x + MLP(x) with a depthwise 3×3: [B, C, h, w] -> [B, C, h, w]."""
+
+    def __init__(self, *, channels: int, heads: int, window: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm, self.norm_mlp = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(channels, eps=1e-6)
+        self.attention = WindowAttention(channels=channels, heads=heads, window=window)
+        hidden = RATIO * channels
+        self.mlp = nn.Sequential(
+            *_biased(channels, hidden, 1), *_biased(hidden, hidden, 3, groups=hidden), *_biased(hidden, channels, 1)
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attention(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm_mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))
+        return out
+
+
+def _biased(in_channels: int, out_channels: int, kernel: int, groups: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.GELU()]
+
+
+class WindowAttention(nn.Module):
+    """Attention within square windows, padded around the centre, with a bias per head and offset.
+
+    Shape: [B, h, w, C] -> [B, h, w, C].
+    """
+
+    offsets: Tensor
+
+    def __init__(self, *, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv, self.project = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        side = 2 * window - 1
+        self.bias = nn.Parameter(torch.zeros(side * side, heads))
+        nn.init.trunc_normal_(self.bias, std=0.02)
+        place = torch.arange(window * window)
+        rows, columns = place // window, place % window
+        index = (rows[:, None] - rows + window - 1) * side + columns[:, None] - columns + window - 1
+        self.register_buffer("offsets", index, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.window
+        height, width = x.shape[1:3]
+        below, right = -height % side, -width % side
+        top, left = below // 2, right // 2
+        x = F.pad(x, (0, 0, left, right - left, top, below - top))
+        rows, columns = (height + below) // side, (width + right) // side
+        x = torch.unflatten(torch.unflatten(x, 2, (columns, side)), 1, (rows, side))  # B r side c side C
+        windows = x.transpose(2, 3).flatten(0, 2).flatten(1, 2)  # B·r·c n C
+        q, k, v = torch.unflatten(self.qkv(windows), 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = self.bias[self.offsets].permute(2, 0, 1)  # heads n n
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+        out = torch.unflatten(torch.unflatten(self.project(attended), 1, (side, side)), 0, (-1, rows, columns))
+        out = out.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # B h w C, padded
+        return out[:, top : top + height, left : left + width]
