@@ -17,7 +17,20 @@ import cgrseg
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cgrseg"
 LAYERS = [
-    *("_process", "_text", "typed", "labels", "preprocessing", "description", "images", "nn", "rivals", "weights"),
+    *(
+        "_process",
+        "_text",
+        "_progress",
+        "typed",
+        "_yaml",
+        "labels",
+        "preprocessing",
+        "description",
+        "images",
+        "nn",
+        "rivals",
+        "weights",
+    ),
     *("inference", "data", "evaluation", "training", "deploy", "measure", "paper", "server", "web", "cluster", "cli"),
 ]
 TOP = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` may import everything

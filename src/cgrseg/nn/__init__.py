@@ -1,9 +1,9 @@
 """The paper: CGRSeg and its parts."""
 
-from cgrseg.description import VARIANTS, ModelSpec
+from cgrseg.description import VARIANTS, ModelSpec, find_spec
 
 from .context import PyramidContextExtraction
-from .model import CGRSeg, build, find_spec
+from .model import CGRSeg, build
 from .prototype import DynamicPrototypeGuidedHead
 from .rcm import RectangularSelfCalibrationAttention, RectangularSelfCalibrationModule
 from .reconstruction import SpatialFeatureReconstruction

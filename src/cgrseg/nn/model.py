@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from cgrseg.description import VARIANTS, Description, ModelSpec, SpecOptions
+from cgrseg.description import Description, ModelSpec, SpecOptions, did_you_mean, find_spec
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Preprocessing
 
@@ -101,18 +100,6 @@ def build(name: str, *, num_classes: int = 150, **spec: Unpack[SpecOptions]) -> 
     return CGRSeg(spec=find_spec(name, num_classes=num_classes, **spec))
 
 
-def find_spec(name: str, *, num_classes: int = 150, **spec: Unpack[SpecOptions]) -> ModelSpec:
-    """The spec of a variant; arguments and errors as in `build`."""
-    if name not in VARIANTS:
-        raise ValueError(f"no model is called {name!r}{_did_you_mean(name, list(VARIANTS))}")
-    fields = [field.name for field in dataclasses.fields(ModelSpec)]
-    for key in spec:
-        if key not in fields:
-            raise ValueError(f"a model has no option {key!r}{_did_you_mean(key, fields)}")
-    options: dict[str, Any] = dict(spec)
-    return dataclasses.replace(VARIANTS[name], num_classes=num_classes, **options)
-
-
 def build_encoder(spec: ModelSpec) -> Any:
     """The encoder that `spec.backbone` names: images -> maps, with `channels`, `pixel_mean` and `pixel_std`.
 
@@ -133,7 +120,7 @@ def build_encoder(spec: ModelSpec) -> Any:
     known = [f"efficientformerv2_{size}" for size in efficientformerv2.SIZES]
     known += [f"efficientnet_lite{size}" for size in efficientnet_lite.SIZES]
     known += [*(f"mscan_{size}" for size in mscan.SIZES), "timm/NAME"]
-    raise ValueError(f"no backbone is called {spec.backbone!r}{_did_you_mean(spec.backbone, known)}")
+    raise ValueError(f"no backbone is called {spec.backbone!r}{did_you_mean(spec.backbone, known)}")
 
 
 def build_decoder(spec: ModelSpec, channels: Sequence[int]) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -166,8 +153,3 @@ def build_decoder(spec: ModelSpec, channels: Sequence[int]) -> tuple[nn.Module, 
 
 def _pointwise(*, channels: int) -> nn.Module:
     return nn.Conv2d(channels, channels, 1)
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(known)}"
