@@ -6,6 +6,8 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -185,6 +187,49 @@ def test_terminal_escapes_in_class_names_and_paths_are_printed_as_escapes(
     assert main(["train", "--out", str(tmp_path / "r"), "--data", str(tmp_path / "b\x1b[2J")]) == 2
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err and "\\x1b" in printed.out and "\\x1b" in printed.err
+
+
+@pytest.mark.slow
+def test_every_verb_takes_names_that_are_not_utf_8_and_prints_them_as_escapes(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"\xff\x1b[31m")
+    data = squares.rename(tmp_path / name)
+    for side in ("images", "masks"):
+        (data / side / "test" / "0.png").rename(data / side / "test" / f"{name}.png")
+    out = tmp_path / f"{name}out"
+    weights = str(out / "run" / "last.safetensors")
+    train = ["--model=cgrseg_n", "--batch=2", "--augment.crop=64", "--augment.resize_to=null", "--workers=0"]
+    for words in (
+        ["check-data", str(data), "--out", str(out / "sheet.png")],
+        ["train", "--data", str(data), "--out", str(out / "run"), "--steps=1", *train],
+        ["train", "--resume", "--out", str(out / "run"), "--steps=2"],
+        ["val", "--weights", weights, "--data", str(data), "--out", str(out / "report")],
+        ["predict", str(data / "images"), "--weights", weights, "--out", str(out / "labelled")],
+        ["predict", str(data / "images"), "--weights", weights, "--out", str(out / "labelled"), "--resume"],
+        ["convert-masks", str(data / "masks"), "--out", str(out / "masks"), "--one-based", "--unknown=ignore"],
+        ["push", "me/mine", "--weights", weights, "--terms", "none", "--out", str(out / "hub")],
+        ["info", weights],
+    ):
+        assert main(words) == 0, words
+        printed = capsys.readouterr()
+        assert "\x1b" not in printed.out + printed.err, words
+        (printed.out + printed.err).encode()  # raises for a name that was not escaped
+
+
+def test_export_refuses_names_that_are_not_utf_8_before_it_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / os.fsdecode(b"\xff")
+    assert main(["export", "--weights=cgrseg_t-ccp12", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "is a name that is not UTF-8, which an exporter cannot open: rename it" in error and not out.exists()
+
+
+def test_a_terminal_that_lacks_a_letter_shows_an_escape(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "cgrseg", "predict", str(tmp_path / "Straße.jpg"), "--weights=w", "--out=o"]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
+    assert done.returncode == 2 and b"Stra\\xdfe.jpg is not there" in done.stderr
 
 
 # Exported files

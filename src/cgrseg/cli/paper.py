@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cgrseg._text import printable
+
 from ._common import Weights, check_same_classes, check_weights, make_folder
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def figures(
     else:
         drawn, stem = _classes(photos[0], str(weights), device), f"classes.{Path(photos[0]).stem}"
     for path in draw.save(drawn, out, stem):
-        print(path)
+        print(printable(path))
 
 
 def _attention(photo: str, weights: str, layer: str, channel: int | None, device: str) -> Figure:
@@ -205,7 +207,7 @@ def study(
     try:
         scores = run(plan, out, print)
     except Stopped as stop:
-        print(f"cgrseg: {stop}; the same command continues", file=sys.stderr)
+        print(printable(f"cgrseg: {stop}; the same command continues"), file=sys.stderr)
         return stop.exit_code
-    print(f"\n{text_report(plan, scores)}\nin {out}")
+    print(f"\n{text_report(plan, scores)}", printable(f"in {out}"), sep="\n")
     return 0

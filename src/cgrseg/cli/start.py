@@ -65,7 +65,7 @@ def _label_photo(out: Path) -> None:
     print("\n".join(f"  {line}" for line in table(rows).splitlines()))
     print(f"\nweights   {segmenter.description.card['miou']:.1f} % mIoU on the test images of their dataset")
     print(f"time      {loaded - start:.2f} s to load, {labelled - loaded:.2f} s for the image")
-    print(f"overlay   {overlay}\nmask      {mask}\n", flush=True)
+    print(f"overlay   {printable(overlay)}\nmask      {printable(mask)}\n", flush=True)
 
 
 def _train_nano(run: Path, steps: int) -> None:
@@ -93,7 +93,7 @@ def _train_nano(run: Path, steps: int) -> None:
         print(f"  {row['step']:>4}  {share:6.1%}  {'█' * round(40 * share)}")
     print(f"\ntest      {card['miou']:.1f} % mIoU on scenes that were not used for training")
     for name in ("curves.png", "classes.png", "samples.png", "last.safetensors"):
-        print(f"{Path(name).stem:<8}  {run / name}")
+        print(printable(f"{Path(name).stem:<8}  {run / name}"))
 
 
 def app(

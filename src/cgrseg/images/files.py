@@ -94,6 +94,27 @@ def remove_unfinished(folders: Iterable[Path], *, age: float = 3600) -> None:
                     path.unlink()
 
 
+@contextmanager
+def utf8_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A path of an existing file for libraries that refuse names that are not UTF-8: of such a file a link to it."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(os.path.abspath(path), os.path.join(folder, "file"))
+            yield os.path.join(folder, "file")
+    else:
+        yield os.fspath(path)
+
+
+def refuse_not_utf8(path: Path, library: str) -> None:
+    """Raise ValueError if a name is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path} is a name that is not UTF-8, which {library} cannot open: rename it") from error
+
+
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether a file can be decoded as an image, to its end."""
     try:
