@@ -128,14 +128,18 @@ def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
     for _, _, config in cells:
         written = Path(config.out) / CONFIG
         if written.is_file():
-            config.refuse_other(read_yaml(written), written.parent)
+            before = read_yaml(written)
+            config.refuse_other(before, written.parent)
+            if before.get("steps") != config.steps:  # an extended run has another schedule than a new one
+                steps = f"steps {before.get('steps')}, not {config.steps}"
+                raise ValueError(f"{written.parent} is of a run with {steps}: choose another --out")
     for number, (arm, seed, config) in enumerate(cells, 1):
         finished = finished_score(config) is not None
         if not finished:
             train(config, resume=True)
             write_report(study, read_scores(study, out), out)
-        before = ", finished before" if finished else ""
-        report(f"{number}/{len(cells)} {arm}, seed {seed}: {finished_score(config):.2f} %{before}")
+        note = ", finished before" if finished else ""
+        report(f"{number}/{len(cells)} {arm}, seed {seed}: {finished_score(config):.2f} %{note}")
     scores = read_scores(study, out)
     write_report(study, scores, out)
     return scores
