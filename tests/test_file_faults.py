@@ -66,6 +66,29 @@ def test_a_picture_on_a_full_disk_is_an_error_and_never_half_a_file(
         assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("verb", ["val", "check-data", "convert-masks", "push", "export"])
+def test_every_verb_names_the_file_that_a_full_disk_cannot_hold(
+    verb: str, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, weights = tmp_path / "out", tmp_path / "w.safetensors"
+    model = cgrseg.create_model("cgrseg_n", num_classes=2)
+    cgrseg.save(model, weights)
+    words = {
+        "val": ["--weights", str(weights), "--data", str(squares), "--out", str(out)],
+        "check-data": [str(squares), "--out", str(out / "sheet.png")],
+        "convert-masks": [str(squares / "masks"), "--out", str(out), "--one-based", "--unknown=ignore"],
+        "push": ["me/mine", "--weights", str(weights), "--terms", "none", "--out", str(out)],
+        "export": ["--weights", str(weights), "--out", str(out), "--format", "openvino"],
+    }[verb]
+    if verb == "export":
+        pytest.importorskip("openvino")
+    with disk_of(100):
+        assert main([verb, *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("cgrseg: ") and (str(out) in error or "w.xml cannot be written" in error)
+    assert not [path for path in out.rglob("*") if path.is_file() and path.stat().st_size > 100]
+
+
 def test_a_state_of_a_training_on_a_full_disk_keeps_the_old_one(tmp_path: Path) -> None:
     from cgrseg.training.checkpoint import RunFolder
     from cgrseg.training.config import TrainConfig

@@ -137,7 +137,7 @@ def test_arms_are_paired_by_seed() -> None:
         ({"arms": {"one": {"stepz": 2}}, "claims": []}, "arm one"),
         (
             {"more": 1},
-            "study.yaml is not a study: there is no option more: choose from title, train, arms, seeds, claims",
+            "is not a study: there is no option more: choose from title, train, arms, seeds, claims",
         ),
         ({"arms": ["one"]}, "study.yaml is not a study: arms is ['one']: use a mapping"),
         ({"arms": {"one": 3}, "claims": []}, "study.yaml: arm one is 3: give a mapping of what it changes"),

@@ -10,7 +10,7 @@ from cyclopts.types import PositiveInt
 
 from cgrseg._text import printable, table
 
-from ._common import check_weights, split_commas
+from ._common import check_weights, make_folder, split_commas
 
 WEIGHTS = "cgrseg_t-ccp12"
 
@@ -34,7 +34,7 @@ def demo(
         train: train the small model
         steps: training steps; 150 take about a minute on two cores
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _label_photo(out)
     if train:
         _train_nano(out / "training", steps)
@@ -46,6 +46,7 @@ def _label_photo(out: Path) -> None:
     import matplotlib
 
     import cgrseg
+    from cgrseg.images.files import save_image
 
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     start = perf_counter()
@@ -55,7 +56,7 @@ def _label_photo(out: Path) -> None:
     labelled = perf_counter()
 
     overlay, mask = out / f"{photo.stem}.overlay.png", out / f"{photo.stem}.mask.png"
-    segmentation.overlay().save(overlay)
+    save_image(segmentation.overlay(), overlay)
     segmentation.save(mask)
 
     height, width = segmentation.labels.shape

@@ -45,6 +45,10 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iter
         os.replace(temporary, target)
         if durable and sys.platform != "win32":
             _flush(target.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):  # as for a full disk
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -136,7 +140,12 @@ def write_together(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _remove_stale(folder), tempfile.TemporaryDirectory(prefix=f"{PREFIX}export-", dir=folder) as temporary:
-        yield Path(temporary)
+        try:
+            yield Path(temporary)
+        except OSError as error:
+            if error.errno is not None and (error.filename is None or str(error.filename).startswith(temporary)):
+                error.filename = str(folder)
+            raise
         for file in sorted(path for path in Path(temporary).iterdir() if path.is_file()):
             os.replace(file, folder / file.name)
 

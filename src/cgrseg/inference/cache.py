@@ -86,14 +86,13 @@ def _key(weights: Path) -> str:
 
 def _convert(weights: Path, entry: Path) -> None:
     """Write the converted network to a temporary folder, compare it, and rename the folder to `entry`."""
-    import openvino  # type: ignore[import-untyped]
     import torch
 
     from cgrseg.nn.fusion import fuse
     from cgrseg.weights import artifact
 
     from .runtimes import OpenVINONetwork
-    from .trace import metadata, to_openvino, trace
+    from .trace import metadata, save_graph, to_openvino, trace
 
     model = artifact.load(weights)
     if model.spec.bias_mode == "official":
@@ -104,7 +103,7 @@ def _convert(weights: Path, entry: Path) -> None:
         folded = fuse(model)
         try:
             graph = to_openvino(trace(folded, preprocessing=model.preprocessing), metadata(model.description))
-            openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+            save_graph(graph, folder / "model.xml")
             network = OpenVINONetwork(folder / "model.xml", "cpu")
             for size in SIZES:
                 images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
