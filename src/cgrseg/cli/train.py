@@ -21,6 +21,8 @@ from .recipe import with_typed_spec
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from cgrseg.data.listing import Listing
+
 
 def check_data(
     folder: Path, /, *, format: Format = "folder", out: Path | None = None, limit: NonNegativeInt = 10
@@ -48,12 +50,18 @@ def check_data(
     from cgrseg.data.listing import list_dataset
     from cgrseg.images.files import save_image
 
+    if out is not None and out.resolve() in _files_of(list_dataset(folder, format)):
+        raise ValueError(f"--out {out} is a file of the dataset: use another name")
     report = inspect(folder, format)
     print(report.text(limit=limit))
     if out is not None and report.labels is not None and any(split.pixels.any() for split in report.splits):
         save_image(contact_sheet(list_dataset(folder, format).splits), out)
         print(f"\ncontact sheet in {printable(out)}")
     return 1 if report.errors else 0
+
+
+def _files_of(listing: Listing) -> set[Path]:
+    return {path.resolve() for split in listing.splits for pair in split.pairs for path in pair}
 
 
 def convert_masks(

@@ -178,7 +178,10 @@ class Storage:
         Raises:
             OSError: it can't be read.
         """
-        with self.files.open_input_stream(self._path(name), compression=None) as stream:
+        path = self._path(name)
+        if self.is_local and os.path.exists(path) and not os.path.isfile(path):  # a pipe would block for ever
+            raise OSError(f"{path} is not a regular file: name a file")
+        with self.files.open_input_stream(path, compression=None) as stream:
             content: bytes = stream.read()
         return content
 

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from cgrseg._text import printable
+
 LOGGER = logging.getLogger("cgrseg")
 FORMAT = 1  # changes when converted files of earlier versions must not be used
 LARGEST = 1 << 30  # bytes in the cache; beyond it the least recently used entries are removed
@@ -49,7 +51,7 @@ def converted(weights: Path) -> Path | None:
     Raises:
         FileNotFoundError, ValueError: the weights file is missing or not usable.
     """
-    entry = cache_folder() / "openvino" / _key(weights)
+    name, entry = printable(weights), cache_folder() / "openvino" / _key(weights)
     model = entry / "model.xml"
     if not model.is_file():
         start = time.monotonic()
@@ -61,13 +63,15 @@ def converted(weights: Path) -> Path | None:
                     _evict(entry.parent, keep=entry)
         except OSError as error:
             reason = f"{error.strerror or error}"
-            LOGGER.warning("%s runs in PyTorch: %s cannot be written (%s); set CGRSEG_CACHE", weights, entry, reason)
+            LOGGER.warning("%s runs in PyTorch: %s cannot be written (%s); set CGRSEG_CACHE", name, entry, reason)
             return None
         except Unsuitable as error:
-            LOGGER.warning("%s runs in PyTorch: %s", weights, error)
+            LOGGER.warning("%s runs in PyTorch: %s", name, error)
             return None
         seconds = time.monotonic() - start
-        LOGGER.warning("converted %s to OpenVINO for this machine in %.1f s; kept in %s", weights.name, seconds, entry)
+        LOGGER.warning(
+            "converted %s to OpenVINO for this machine in %.1f s; kept in %s", printable(weights.name), seconds, entry
+        )
     with suppress(OSError):
         os.utime(entry)  # for the removal of the least recently used
     return model

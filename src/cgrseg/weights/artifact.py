@@ -120,10 +120,9 @@ def describe(path: Pathlike) -> Description:
     name = os.fspath(path)
     kind = file_kind(name)
     if kind == "pickle":
-        raise ValueError(
-            f"{name} is a pickled PyTorch file; convert it first: cgrseg convert {name} --out "
-            f"{Path(name).with_suffix('.safetensors')}"
-        )
+        target = Path(name).with_suffix(".safetensors")
+        target = target.with_stem(f"{target.stem}-converted") if target == Path(name) else target
+        raise ValueError(f"{name} is a pickled PyTorch file; convert it first: cgrseg convert {name} --out {target}")
     if kind == "unknown":
         raise ValueError(f"{name} is not a weights file: give a .safetensors file that cgrseg wrote")
     try:
