@@ -181,6 +181,13 @@ def test_a_plain_state_dict_of_our_model_is_read_by_convert_and_as_initial_weigh
     assert cgrseg.load(tmp_path / "mine.safetensors").spec == model.spec
 
 
+def test_the_advice_to_convert_never_names_the_file_itself(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    torch.save({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"cgrseg convert \S+/w\.safetensors --out \S+/w-converted\.safetensors"):
+        cgrseg.load(path)
+
+
 def test_a_text_file_is_not_a_weights_file_for_any_reader(tmp_path: Path) -> None:
     path = tmp_path / "notes.safetensors"
     path.write_text("these are no weights")
