@@ -207,6 +207,11 @@ def test_a_checkpoint_that_would_expand_to_gigabytes_is_refused_unread(tmp_path:
     assert time.perf_counter() - start < 0.2
 
 
+def test_info_prints_no_long_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "cgrseg_t-ccp12"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
 def test_terminal_escapes_in_class_names_and_paths_are_printed_as_escapes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
