@@ -104,6 +104,13 @@ def test_damage_anywhere_gives_an_image_or_one_line(
         assert "photo." in str(error) and "\n" not in str(error)
 
 
+def test_no_other_program_is_started_to_read_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    with pytest.raises(ValueError, match="is not an image that can be read: convert it to JPEG or PNG"):
+        read_photo(path)
+
+
 def test_missing_photos_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg does not exist"):
         read_photo(tmp_path / "nowhere.jpg")

@@ -79,3 +79,13 @@ def test_unreadable_pairs_are_replaced_and_none_at_all_is_an_error(squares: Path
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="nothing to show"):
         contact_sheet([samples])
+
+
+def test_a_file_of_the_dataset_is_never_overwritten_by_the_sheet(
+    squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = squares / "images" / "train" / "0.png"
+    before = photo.read_bytes()
+    assert main(["check-data", str(squares), "--out", str(photo)]) == 2
+    assert f"--out {photo} is a file of the dataset: use another name" in capsys.readouterr().err
+    assert photo.read_bytes() == before

@@ -242,6 +242,22 @@ def test_sources_become_rows(tmp_path: Path, cluster: None) -> None:
     assert [row["path"] for row in rows] == [str(path) for path in paths] and all(row["name"][0] != "/" for row in rows)
 
 
+def test_a_pipe_in_a_table_of_paths_is_an_error_and_never_hangs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match=r"a\.jpg is not a regular file: name a file"):
+        Storage(str(tmp_path / "a.jpg")).read()
+
+
+def test_what_is_left_out_of_the_sources_is_said_for_folders_and_urls(tmp_path: Path) -> None:
+    for name in ("a.png", "b.heic", "c.txt"):
+        write(tmp_path / "in" / name, photo(1))
+    for source in (str(tmp_path / "in"), f"file://{tmp_path}/in"):
+        lines: list[str] = []
+        photo_table([source], out=str(tmp_path / "out"), on_skipped=lines.append)
+        (line,) = lines
+        assert line.startswith(f"{source}: left out ") and ".heic (1): b.heic" in line and ".txt (1)" in line
+
+
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [

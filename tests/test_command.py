@@ -10,19 +10,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import pytest
 import yaml
 from cyclopts import App
 from cyclopts.types import PositiveInt
 
-from cgrseg.cli import _common
+from cgrseg._yaml import read_yaml
 from cgrseg.cli import main as command
 from cgrseg.cli._common import check_same_classes
 from cgrseg.cli.main import main, make_app
-from cgrseg.cli.recipe import read_yaml
-from cgrseg.inference.predictor import Mode
 from cgrseg.labels import LabelSpace
 from cgrseg.training.config import TrainConfig
 
@@ -138,7 +136,7 @@ def test_a_signature_becomes_positionals_and_flags() -> None:
         ("train --out x --model cgrseg_tt", "no model is called 'cgrseg_tt': did you mean"),
         ("train --out x --data nowhere", "no folder nowhere: check the path"),
         ("train --out x --init gone.pth", "no weights file gone.pth: check the path"),
-        ("train --config gone.yaml", "no file gone.yaml: check the path of --config"),
+        ("train --config gone.yaml", "no file gone.yaml: check the path"),
         ("val --weights gone.onnx --data .", "no weights file gone.onnx: check the path"),
     ],
 )
@@ -326,8 +324,8 @@ def test_resume_alone_uses_the_configuration_of_the_run(tmp_path: Path, capsys: 
         ("steps: 1\nsteps: 2", "has the key steps twice"),
         ("optim: {lr: 1, lr: 2}", "has the key lr twice"),
         ("a: &x [1]\nb: *x", "has an alias (*name): write the value out"),
-        ("- 1", "is not a recipe"),
-        ("", "is not a recipe"),
+        ("- 1", "has no settings: write one `key: value` per line"),
+        ("", "has no settings"),
         ("{", "is not YAML"),
         ("a: !!python/object/apply:os.getcwd []", "is not YAML"),
         ("a: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
@@ -371,10 +369,6 @@ def test_other_classes_are_refused_and_numbered_ones_accepted(names: tuple[str, 
     with pytest.raises(ValueError, match="use weights and a class list that belong together"):
         check_same_classes(space("a", "b"), space(*names), weights="w", data=Path("d"))
     check_same_classes(space("a", "b"), LabelSpace.numbered(2), weights="w", data=Path("d"))
-
-
-def test_the_modes_are_those_of_the_predictor() -> None:
-    assert get_args(_common.Mode) == get_args(Mode)
 
 
 def test_app_says_at_once_that_it_loads_and_what_it_needs(

@@ -183,6 +183,23 @@ def test_palettes_in_another_order_than_the_class_list_are_an_error(squares: Pat
         assert any("id 1 has the colour #ff0000, which the class list gives to 'square'" in e for e in report.errors)
 
 
+def test_a_palette_of_a_mask_that_a_quick_check_does_not_open_is_compared_too(squares: Path) -> None:
+    odd = squares / "masks" / "train" / "5.png"
+    rewrite(squares, lambda mask: with_palette(mask, RED_FIRST))
+    with Image.open(odd) as mask:
+        with_palette(np.array(mask), RED_LAST).save(odd)
+    report = quick_check(squares, pairs=2)
+    assert report.splits[0].checked == 2
+    assert any(f"{odd}: id 1 has the colour #00ff00" in error for error in report.errors)
+
+
+def test_palettes_of_different_lengths_are_the_same_palette(squares: Path) -> None:
+    lengths = iter([2, 3] * 5)
+    rewrite(squares, lambda mask: with_palette(mask, RED_FIRST[: next(lengths)]))
+    for report in both(squares):
+        assert report.errors == ()
+
+
 def test_palettes_with_colours_of_their_own_are_healthy(squares: Path) -> None:
     rewrite(squares, lambda mask: with_palette(mask, [[9, 9, 9], [1, 2, 3]]))
     assert inspect(squares).errors == ()

@@ -25,8 +25,9 @@ from cgrseg.evaluation import evaluate as evaluate_predictor
 from cgrseg.evaluation.metrics import ConfusionMatrix
 from cgrseg.evaluation.plots import classes_figure, confusion_figure, side_by_side
 from cgrseg.evaluation.report import text_table, write_report
+from cgrseg.inference.modes import Mode
 from cgrseg.inference.network import Network, evaluation_mode
-from cgrseg.inference.predictor import Mode, Predictor
+from cgrseg.inference.predictor import Predictor
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing

@@ -6,6 +6,8 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -62,6 +64,29 @@ def test_a_picture_on_a_full_disk_is_an_error_and_never_half_a_file(
                 save_image(noise, path)
         assert path.read_bytes() == (b"old" if size < len(whole) else whole)
         assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("verb", ["val", "check-data", "convert-masks", "push", "export"])
+def test_every_verb_names_the_file_that_a_full_disk_cannot_hold(
+    verb: str, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, weights = tmp_path / "out", tmp_path / "w.safetensors"
+    model = cgrseg.create_model("cgrseg_n", num_classes=2)
+    cgrseg.save(model, weights)
+    words = {
+        "val": ["--weights", str(weights), "--data", str(squares), "--out", str(out)],
+        "check-data": [str(squares), "--out", str(out / "sheet.png")],
+        "convert-masks": [str(squares / "masks"), "--out", str(out), "--one-based", "--unknown=ignore"],
+        "push": ["me/mine", "--weights", str(weights), "--terms", "none", "--out", str(out)],
+        "export": ["--weights", str(weights), "--out", str(out), "--format", "openvino"],
+    }[verb]
+    if verb == "export":
+        pytest.importorskip("openvino")
+    with disk_of(100):
+        assert main([verb, *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("cgrseg: ") and (str(out) in error or "w.xml cannot be written" in error)
+    assert not [path for path in out.rglob("*") if path.is_file() and path.stat().st_size > 100]
 
 
 def test_a_state_of_a_training_on_a_full_disk_keeps_the_old_one(tmp_path: Path) -> None:
@@ -156,6 +181,13 @@ def test_a_plain_state_dict_of_our_model_is_read_by_convert_and_as_initial_weigh
     assert cgrseg.load(tmp_path / "mine.safetensors").spec == model.spec
 
 
+def test_the_advice_to_convert_never_names_the_file_itself(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    torch.save({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"cgrseg convert \S+/w\.safetensors --out \S+/w-converted\.safetensors"):
+        cgrseg.load(path)
+
+
 def test_a_text_file_is_not_a_weights_file_for_any_reader(tmp_path: Path) -> None:
     path = tmp_path / "notes.safetensors"
     path.write_text("these are no weights")
@@ -175,6 +207,11 @@ def test_a_checkpoint_that_would_expand_to_gigabytes_is_refused_unread(tmp_path:
     assert time.perf_counter() - start < 0.2
 
 
+def test_info_prints_no_long_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "cgrseg_t-ccp12"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
 def test_terminal_escapes_in_class_names_and_paths_are_printed_as_escapes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +222,49 @@ def test_terminal_escapes_in_class_names_and_paths_are_printed_as_escapes(
     assert main(["train", "--out", str(tmp_path / "r"), "--data", str(tmp_path / "b\x1b[2J")]) == 2
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err and "\\x1b" in printed.out and "\\x1b" in printed.err
+
+
+@pytest.mark.slow
+def test_every_verb_takes_names_that_are_not_utf_8_and_prints_them_as_escapes(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"\xff\x1b[31m")
+    data = squares.rename(tmp_path / name)
+    for side in ("images", "masks"):
+        (data / side / "test" / "0.png").rename(data / side / "test" / f"{name}.png")
+    out = tmp_path / f"{name}out"
+    weights = str(out / "run" / "last.safetensors")
+    train = ["--model=cgrseg_n", "--batch=2", "--augment.crop=64", "--augment.resize_to=null", "--workers=0"]
+    for words in (
+        ["check-data", str(data), "--out", str(out / "sheet.png")],
+        ["train", "--data", str(data), "--out", str(out / "run"), "--steps=1", *train],
+        ["train", "--resume", "--out", str(out / "run"), "--steps=2"],
+        ["val", "--weights", weights, "--data", str(data), "--out", str(out / "report")],
+        ["predict", str(data / "images"), "--weights", weights, "--out", str(out / "labelled")],
+        ["predict", str(data / "images"), "--weights", weights, "--out", str(out / "labelled"), "--resume"],
+        ["convert-masks", str(data / "masks"), "--out", str(out / "masks"), "--one-based", "--unknown=ignore"],
+        ["push", "me/mine", "--weights", weights, "--terms", "none", "--out", str(out / "hub")],
+        ["info", weights],
+    ):
+        assert main(words) == 0, words
+        printed = capsys.readouterr()
+        assert "\x1b" not in printed.out + printed.err, words
+        (printed.out + printed.err).encode()  # raises for a name that was not escaped
+
+
+def test_export_refuses_names_that_are_not_utf_8_before_it_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / os.fsdecode(b"\xff")
+    assert main(["export", "--weights=cgrseg_t-ccp12", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "is a name that is not UTF-8, which an exporter cannot open: rename it" in error and not out.exists()
+
+
+def test_a_terminal_that_lacks_a_letter_shows_an_escape(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "cgrseg", "predict", str(tmp_path / "Straße.jpg"), "--weights=w", "--out=o"]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
+    assert done.returncode == 2 and b"Stra\\xdfe.jpg is not there" in done.stderr
 
 
 # Exported files

@@ -17,9 +17,9 @@ import cgrseg
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cgrseg"
 LAYERS = [
-    *("_process", "_progress", "_text", "typed", "labels", "preprocessing", "description", "images", "nn", "rivals"),
-    *("weights", "inference", "data", "evaluation", "training", "deploy", "measure", "paper", "server", "web"),
-    *("cluster", "cli"),
+    *("_process", "_text", "_progress", "typed", "_yaml", "labels", "preprocessing", "description", "images"),
+    *("nn", "rivals", "weights", "inference", "data", "evaluation", "training", "deploy", "measure", "paper"),
+    *("server", "web", "cluster", "cli"),
 ]
 TOP = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` may import everything
 NN_IMPORTS = {"torch", "timm", "labels", "preprocessing", "description", *sys.stdlib_module_names}

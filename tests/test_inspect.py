@@ -159,6 +159,13 @@ def test_duplicates_across_splits_ruin_and_within_one_do_not(squares: Path) -> N
     assert "2.png" in within and "5.png" in within
 
 
+def test_of_many_copies_of_a_photo_only_some_are_named(squares: Path) -> None:
+    for number in range(1, 6):
+        shutil.copy(squares / "images" / "train" / "0.png", squares / "images" / "train" / f"{number}.png")
+    (warning,) = (warning for warning in inspect(squares).warnings if "the same photo" in warning)
+    assert warning.count(".png") == 4 and "and 2 more are the same photo" in warning
+
+
 def test_absent_and_tiny_classes_are_warned_of(squares: Path) -> None:
     listed = json.loads((squares / "classes.json").read_text())
     listed["classes"] += [{"id": 2, "name": "dot"}, {"id": 3, "name": "never"}]

@@ -488,7 +488,7 @@ def post(address: str, body: bytes, kind: str) -> bytes:
 
 def test_missing_weights_are_one_line_before_the_page_opens(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", "--weights", f"{other},nowhere.safetensors"]) == 2
-    assert "nowhere.safetensors does not exist" in capsys.readouterr().err
+    assert "no weights file nowhere.safetensors: check the path" in capsys.readouterr().err
 
 
 def test_forged_calls_are_not_told_folders(address: str) -> None:

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from cgrseg.description import Description, ModelSpec
 from cgrseg.inference import predictor as module
 from cgrseg.inference.bilinear import resized
+from cgrseg.inference.modes import Mode
 from cgrseg.inference.network import Network, open_network
-from cgrseg.inference.predictor import Averaged, Mode, Prediction, Predictor, Prepared, views
+from cgrseg.inference.predictor import Averaged, Prediction, Predictor, Prepared, views
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg, build
 from cgrseg.preprocessing import Preprocessing

@@ -72,7 +72,7 @@ def test_a_grid_is_trained_stops_resumes_and_skips_what_is_finished(
     scores = run(study, out, print)
     assert set(scores) == {(arm, seed) for arm in ("one", "none") for seed in (0, 1)}
     longer = yaml.safe_load(write().read_text())["train"] | {"steps": 3}
-    with pytest.raises(ValueError, match="is of a run with steps 2, not 3"):
+    with pytest.raises(ValueError, match="is of a run with steps 2, not 3: choose another --out"):
         run(read_study(write(train=longer)), out, print)
 
 
@@ -135,7 +135,14 @@ def test_arms_are_paired_by_seed() -> None:
         ({"seeds": [1, 1]}, "seeds are [1, 1]: give one or more, each once"),
         ({"claims": [{"say": "x", "better": "one", "worse": "two"}]}, "names 'two', which is not an arm: add it"),
         ({"arms": {"one": {"stepz": 2}}, "claims": []}, "arm one"),
-        ({"more": 1}, "is not a study: it must have the fields title, train, arms, seeds, claims"),
+        (
+            {"more": 1},
+            "is not a study: there is no option more: choose from title, train, arms, seeds, claims",
+        ),
+        ({"arms": ["one"]}, "study.yaml is not a study: arms is ['one']: use a mapping"),
+        ({"arms": {"one": 3}, "claims": []}, "study.yaml: arm one is 3: give a mapping of what it changes"),
+        ({"seeds": "01"}, "study.yaml is not a study: seeds is '01': use a list of a whole number"),
+        ({"claims": [{"say": "x"}]}, "study.yaml is not a study: claims.better is missing"),
     ],
 )
 def test_a_wrong_study_is_refused_before_it_trains(
@@ -153,3 +160,12 @@ def test_the_study_of_the_papers_claims_can_be_read() -> None:
     assert len(study.arms) == 8 and len(study.seeds) == 3 and len(study.claims) == 8
     assert {config.steps for config in study.arms.values()} == {500}
     assert study.arms["segnext"].model == "segnext_t" and study.arms["full"].data == "camvid"
+
+
+def test_a_study_reads_numbers_as_a_recipe_does(write: Callable[..., Path]) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("  steps: 2\n", "  steps: 2\n  optim: {lr: 1e-3}\n"))
+    assert read_study(path).arms["one"].optim.lr == 0.001
+    path.write_text(path.read_text() + "title: again\n")
+    with pytest.raises(ValueError, match="has the key title twice"):
+        read_study(path)

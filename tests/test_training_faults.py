@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import cgrseg
 from cgrseg._progress import progress_bar
 from cgrseg.cli.main import main
 from cgrseg.data.listing import open_dataset
-from cgrseg.training import loading, loop, scoring
+from cgrseg.training import loading, loop, pictures, scoring
 from cgrseg.training.checkpoint import RunFolder
 from cgrseg.training.config import TrainConfig
 from cgrseg.training.fingerprint import changes, fingerprint
@@ -452,3 +453,39 @@ def test_training_writes_no_carriage_returns_into_a_log(finished: tuple[Path, Pa
     done = subprocess.run([*command, *SMALL, "--steps=2", "--workers=0"], capture_output=True, timeout=120)
     assert done.returncode == 0 and b"\r" not in done.stdout + done.stderr
     assert b"step 2: val mIoU" in done.stderr
+
+
+# What a run says and draws
+
+
+def test_a_training_says_ten_warnings_of_the_data_and_counts_the_others(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        shutil.copy(squares / "masks" / "train" / "0.png", squares / "masks" / "train" / f"unused{number}.png")
+    assert train(squares, tmp_path / "run", steps=1) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("warning: ") == 10 and "unused0.png: has no photo of the same name" in printed
+    assert "… and 2 more: `cgrseg check-data` lists them" in printed
+
+
+def test_the_samples_of_a_run_with_resize_to_are_those_that_predict_labels(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = cgrseg.create_model("cgrseg_n", num_classes=2).eval()
+    model.describe(preprocessing=replace(model.preprocessing, short_side=160, pad_multiple=32))
+    drawn: list[np.ndarray] = []
+
+    def note(photo: np.ndarray, truth: np.ndarray, predicted: np.ndarray, labels: Any) -> Image.Image:
+        drawn.append(predicted)
+        return Image.fromarray(photo)
+
+    monkeypatch.setattr(pictures, "side_by_side", note)
+    samples = open_dataset(squares, "val")
+    pictures.draw_samples(model, samples, tmp_path / "samples.png")
+    segmenter = cgrseg.Segmenter(model)
+    expected = [segmenter(samples.read(index)[0]).labels for index in range(len(samples))]
+    assert all((one == other).mean() > 0.99 for one, other in zip(drawn, expected, strict=True))
+    full_size = cgrseg.Segmenter(model, short_side=0)(samples.read(0)[0]).labels
+    assert (full_size == expected[0]).mean() < 0.99  # so the resizing matters

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import cgrseg
 from cgrseg.cli.main import main
@@ -127,3 +129,22 @@ def test_the_bundled_weights_score_what_their_card_says(shared: Path) -> None:
     assert samples.labels.names == model.labels.names
     scores = evaluate(model.predictor, samples, indices=[0, 70], progress=False)
     assert scores.confusion.accuracy() > 0.7  # 87 % over all 200; two photos see that nothing is crossed
+
+
+def test_val_refuses_binary_masks_and_palettes_that_differ(
+    weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = sorted((squares / "masks" / "test").iterdir())
+    for path in masks:
+        ids = np.minimum(np.array(Image.open(path)), 1)
+        Image.fromarray(ids * 255).save(path)
+    assert val(weights, squares) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "test masks hold only 0 and 255" in error and "convert-masks" in error
+    for path, colors in zip(masks, ([0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]), strict=True):
+        picture = Image.fromarray(np.array(Image.open(path)) // 255)
+        picture.putpalette(colors)
+        picture.save(path)
+    assert val(weights, squares) == 2
+    assert "has the colour #ff0000, which the class list gives to 'square'" in capsys.readouterr().err
+    assert val(weights, squares, "--split", "val") == 0  # other splits do not matter

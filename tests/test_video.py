@@ -129,11 +129,11 @@ def test_a_broken_video_is_one_line_and_leaves_no_file(segmenter: Segmenter, tmp
     assert not list((tmp_path / "out").iterdir())
 
 
-def noise_clip(path: Path, frames: int = 60, **options: str) -> Path:
+def noise_clip(path: Path, frames: int = 60, codec: str = "libx264", **options: str) -> Path:
     """Frames of noise at 25 per second: about 3 kB each, so that damage hits them."""
     random = np.random.default_rng(0)
     with av.open(str(path), "w", options=options) as sink:
-        stream = sink.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=25)
+        stream = sink.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for _ in range(frames):
             sink.mux(stream.encode(av.VideoFrame.from_ndarray(random.integers(0, 256, (64, 96, 3), dtype=np.uint8))))
@@ -179,8 +179,27 @@ def test_frames_missing_in_the_middle_are_said_and_the_others_are_labelled(
     assert 20 < len(frames) < 60 and times[-1] > 2 and outputs(tmp_path)["legend"].exists()
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".avi", "mpeg4"), (".wmv", "wmv2")])
+def test_a_frame_that_the_decoder_repaired_is_said_and_the_others_are_labelled(
+    segmenter: Segmenter, tmp_path: Path, suffix: str, codec: str
+) -> None:
+    clip = noise_clip(tmp_path / f"clip{suffix}", codec=codec)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])  # ends within a frame
+    with pytest.raises(ValueError, match=r"may be damaged: a damaged frame at 1\.\d s; the others are labelled"):
+        list(segment_video(segmenter, clip, outputs(tmp_path)))
+    assert 25 < len(read_clip(outputs(tmp_path)["overlay"])[2]) < 40 and outputs(tmp_path)["legend"].exists()
+
+
+def test_joined_recordings_whose_packets_do_not_fit_are_labelled(segmenter: Segmenter, tmp_path: Path) -> None:
+    clip = noise_clip(tmp_path / "clip.ts", codec="mpeg2video")
+    clip.write_bytes(2 * clip.read_bytes())
+    with pytest.raises(ValueError, match=r"may be damaged: a damaged frame at 2\.\d s; the others are labelled"):
+        list(segment_video(segmenter, clip, outputs(tmp_path)))
+    assert len(read_clip(outputs(tmp_path)["overlay"])[2]) > 110
+
+
 def test_time_stamps_that_jump_back_continue_after_the_last_one(segmenter: Segmenter, tmp_path: Path) -> None:
-    clip = noise_clip(tmp_path / "clip.mpg")
+    clip = noise_clip(tmp_path / "clip.mpg", codec="mpeg1video")
     clip.write_bytes(2 * clip.read_bytes())  # as `cat` joins recordings
     assert sum(segment_video(segmenter, clip, outputs(tmp_path), batch=7)) == 120
     _, times, _ = read_clip(outputs(tmp_path)["overlay"])

@@ -118,6 +118,24 @@ VARIANTS: dict[str, ModelSpec] = {
 }
 
 
+def find_spec(name: str, *, num_classes: int = 150, **spec: Unpack[SpecOptions]) -> ModelSpec:
+    """The spec of a variant; arguments and errors as in `cgrseg.nn.build`."""
+    if name not in VARIANTS:
+        raise ValueError(f"no model is called {name!r}{did_you_mean(name, list(VARIANTS))}")
+    fields = [field.name for field in dataclasses.fields(ModelSpec)]
+    for key in spec:
+        if key not in fields:
+            raise ValueError(f"a model has no option {key!r}{did_you_mean(key, fields)}")
+    options: dict[str, Any] = dict(spec)
+    return dataclasses.replace(VARIANTS[name], num_classes=num_classes, **options)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The end of an error message about an unknown name: the closest known one, or all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(known)}"
+
+
 class SpecOptions(TypedDict, total=False):
     """The fields of `ModelSpec` that `create_model` takes as keywords."""
 
@@ -135,28 +153,6 @@ class SpecOptions(TypedDict, total=False):
     mixer: Mixer
     key_area: KeyArea
     decoder: Decoder
-
-
-def find_spec(name: str, *, num_classes: int = 150, **spec: Unpack[SpecOptions]) -> ModelSpec:
-    """The spec of a variant with other fields.
-
-    Raises:
-        ValueError: an unknown variant, field or value; the message names the closest known one.
-    """
-    if name not in VARIANTS:
-        raise ValueError(f"no model is called {name!r}{did_you_mean(name, list(VARIANTS))}")
-    fields = [field.name for field in dataclasses.fields(ModelSpec)]
-    for key in spec:
-        if key not in fields:
-            raise ValueError(f"a model has no option {key!r}{did_you_mean(key, fields)}")
-    options: dict[str, Any] = dict(spec)
-    return dataclasses.replace(VARIANTS[name], num_classes=num_classes, **options)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """The end of a message about an unknown name: the closest known one, or all."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(known)}"
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,8 @@ class Description:
 
     def to_json(self) -> str:
         """The text that files of this package carry in their metadata."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        text = json.dumps(self.to_dict(), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()  # of file names that are not UTF-8
 
     @classmethod
     def from_dict(cls, table: Any) -> Description:

@@ -87,4 +87,6 @@ def expected(hint: Any) -> str:
         return " or ".join(map(expected, get_args(hint)))
     if get_origin(hint) in (tuple, list):
         return "a list of " + ", ".join(map(expected, get_args(hint)))
+    if get_origin(hint) is dict:
+        return "a mapping"
     return WORDS.get(hint, getattr(hint, "__name__", str(hint)))

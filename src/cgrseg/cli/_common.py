@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cgrseg.labels import LabelSpace
 
 Weights = Annotated[str, Parameter(metavar="FILE")]
-Mode = Literal["whole", "slide", "slide-cosine", "scales", "tta"]  # of cgrseg.inference.predictor, which imports torch
 SIDES = range(32, 65536)  # the network needs 32 pixels; a JPEG has at most 65535
 WEIGHTS_SUFFIXES = (".safetensors", ".onnx", ".xml", ".pth", ".pt", ".bin", ".ckpt")
 

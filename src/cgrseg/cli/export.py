@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cgrseg._text import table
+from cgrseg._text import printable, table
 
 from ._common import Weights, check_weights, make_folder, parse_size
 
@@ -52,6 +52,10 @@ def export(
     check_weights(weights)
     if data is not None and not data.is_dir():
         raise FileNotFoundError(f"no folder {data}: --data names a dataset's folder or a folder of images")
+
+    from cgrseg.images.files import refuse_not_utf8
+
+    refuse_not_utf8(out / Path(weights).name, "an exporter")
     make_folder(out)
 
     from cgrseg.deploy.export import FORMATS
@@ -70,7 +74,7 @@ def export(
         for check in each.checks:
             deviation = "" if check.deviation is None else f"{check.deviation:.1e}"
             rows.append((f"{check.size[0]}x{check.size[1]}", str(check.batch), deviation, f"{check.equal_labels:.6%}"))
-        print(f"{each.path}\n{table(rows)}\n")
+        print(printable(each.path), f"{table(rows)}\n", sep="\n")
     print("deviation: largest difference of a logit from PyTorch's, in standard deviations of the logits")
     return None
 
@@ -103,7 +107,7 @@ def _quantize(model: CGRSeg, photos: list[Path], out: Path, name: str, format: s
 
 
 def _print_effects(result: Quantized) -> None:
-    print(f"{result.path}, calibrated on {result.photos[0]} images, compared on {result.photos[1]} others")
+    print(f"{printable(result.path)}, calibrated on {result.photos[0]} images, compared on {result.photos[1]} others")
     rows = [("int8", "error", "changed", "")]
     for part, effect in result.alone.items():
         kept = "stays in float" if part in result.kept_float else ""

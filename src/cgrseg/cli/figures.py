@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cgrseg._text import printable
+
 from ._common import Weights, check_same_classes, check_weights, make_folder, parse_size
 from .paper import read_measured
 
@@ -85,7 +87,7 @@ def figures(
     else:
         drawn, stem = _classes(photos[0], str(weights), device), f"classes.{Path(photos[0]).stem}"
     for path in draw.save(drawn, out, stem):
-        print(path)
+        print(printable(path))
 
 
 def _architecture(

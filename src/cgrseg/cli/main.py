@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:
             signal.signal(signal.SIGINT, stop)
+            for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
+                if isinstance(stream, TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
         code = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code

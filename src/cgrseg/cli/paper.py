@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cgrseg._text import printable
+
 if TYPE_CHECKING:
     from cgrseg.paper.measured import Measured
 
@@ -92,7 +94,7 @@ def study(
     try:
         scores = run(plan, out, print)
     except Stopped as stop:
-        print(f"cgrseg: {stop}; the same command continues", file=sys.stderr)
+        print(printable(f"cgrseg: {stop}; the same command continues"), file=sys.stderr)
         return stop.exit_code
-    print(f"\n{text_report(plan, scores)}\nin {out}")
+    print(f"\n{text_report(plan, scores)}", printable(f"in {out}"), sep="\n")
     return 0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cyclopts.types import NonNegativeInt, Port, PositiveInt
 
+from cgrseg._text import printable
+
 from ._common import Weights, check_weights, make_folder, parse_size
 
 
@@ -65,7 +67,8 @@ def benchmark(
     report = speed.benchmark([parse(text) for text in (model, *(compare or []))], settings, photo=content)
     write_report(report, out / "benchmark.json")
     write_chart(report, out / "benchmark.png")
-    print(f"{summary(report)}\n\n{render(report, speeds())}\n{out / 'benchmark.json'}\n{out / 'benchmark.png'}")
+    files = [printable(out / name) for name in ("benchmark.json", "benchmark.png")]
+    print(f"{summary(report)}\n\n{render(report, speeds())}", *files, sep="\n")
 
 
 def _read_image(path: Path) -> bytes:
@@ -189,7 +192,7 @@ def push(
     pages = hub.pages(path, repository, terms=terms, limits=limits, license=license)
     if out is not None:
         hub.write(path, pages, out)
-        print(f"{', '.join([hub.HUB_FILE, *pages])} in {out}, nothing was uploaded")
+        print(printable(f"{', '.join([hub.HUB_FILE, *pages])} in {out}, nothing was uploaded"))
         return
     print(f"{hub.push(path, pages, repository, private=private)}\nothers use it as --weights hf:{repository}")
 
@@ -245,5 +248,5 @@ def convert(source: Path, /, *, out: Path, classes: Path | None = None, model: s
         raise ValueError(f"{source} lacks {len(report.missing)} tensors, first {report.missing[0]}: it is incomplete")
     preprocessing = Preprocessing(short_side=512, long_side=2048, pad_multiple=32)
     save(network, out, labels=labels, preprocessing=preprocessing, card={"source": source.name})
-    print(f"{source.name}: {network.spec.name} on {network.spec.backbone}, {spec.num_classes} classes")
-    print(f"{report}\nweights in {out}")
+    print(f"{printable(source.name)}: {network.spec.name} on {network.spec.backbone}, {spec.num_classes} classes")
+    print(printable(f"{report}"), printable(f"weights in {out}"), sep="\n")

@@ -12,7 +12,7 @@ from cyclopts.types import PositiveInt
 
 from cgrseg._text import printable, table
 
-from ._common import check_weights, split_commas
+from ._common import check_weights, make_folder, split_commas
 
 WEIGHTS = "cgrseg_t-ccp12"
 
@@ -36,7 +36,7 @@ def demo(
         train: train the small model
         steps: training steps; 150 take about a minute on two cores
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _label_photo(out)
     if train:
         _train_nano(out / "training", steps)
@@ -48,6 +48,7 @@ def _label_photo(out: Path) -> None:
     import matplotlib
 
     import cgrseg
+    from cgrseg.images.files import save_image
 
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     start = perf_counter()
@@ -57,7 +58,7 @@ def _label_photo(out: Path) -> None:
     labelled = perf_counter()
 
     overlay, mask = out / f"{photo.stem}.overlay.png", out / f"{photo.stem}.mask.png"
-    segmentation.overlay().save(overlay)
+    save_image(segmentation.overlay(), overlay)
     segmentation.save(mask)
 
     height, width = segmentation.labels.shape
@@ -67,7 +68,7 @@ def _label_photo(out: Path) -> None:
     print("\n".join(f"  {line}" for line in table(rows).splitlines()))
     print(f"\nweights   {segmenter.description.card['miou']:.1f} % mIoU on the test images of their dataset")
     print(f"time      {loaded - start:.2f} s to load, {labelled - loaded:.2f} s for the image")
-    print(f"overlay   {overlay}\nmask      {mask}\n", flush=True)
+    print(f"overlay   {printable(overlay)}\nmask      {printable(mask)}\n", flush=True)
 
 
 def _train_nano(run: Path, steps: int) -> None:
@@ -95,7 +96,7 @@ def _train_nano(run: Path, steps: int) -> None:
         print(f"  {row['step']:>4}  {share:6.1%}  {'█' * round(40 * share)}")
     print(f"\ntest      {card['miou']:.1f} % mIoU on scenes that were not used for training")
     for name in ("curves.png", "classes.png", "samples.png", "last.safetensors"):
-        print(f"{Path(name).stem:<8}  {run / name}")
+        print(printable(f"{Path(name).stem:<8}  {run / name}"))
 
 
 def app(

@@ -12,13 +12,16 @@ from cyclopts.types import NonNegativeInt
 
 from cgrseg._text import printable
 from cgrseg.data.settings import Format
-from cgrseg.training.config import TrainConfig
+from cgrseg.inference.modes import Mode
+from cgrseg.training.config import TrainConfig, require_new_run
 
-from ._common import Mode, Weights, check_same_classes, check_weights, make_folder
+from ._common import Weights, check_same_classes, check_weights, make_folder
 from .recipe import with_typed_spec
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from cgrseg.data.listing import Listing
 
 
 def check_data(
@@ -47,12 +50,18 @@ def check_data(
     from cgrseg.data.listing import list_dataset
     from cgrseg.images.files import save_image
 
+    if out is not None and out.resolve() in _files_of(list_dataset(folder, format)):
+        raise ValueError(f"--out {out} is a file of the dataset: use another name")
     report = inspect(folder, format)
     print(report.text(limit=limit))
     if out is not None and report.labels is not None and any(split.pixels.any() for split in report.splits):
         save_image(contact_sheet(list_dataset(folder, format).splits), out)
-        print(f"\ncontact sheet in {out}")
+        print(f"\ncontact sheet in {printable(out)}")
     return 1 if report.errors else 0
+
+
+def _files_of(listing: Listing) -> set[Path]:
+    return {path.resolve() for split in listing.splits for pair in split.pairs for path in pair}
 
 
 def convert_masks(
@@ -89,11 +98,12 @@ def convert_masks(
         print("\n".join(map(printable, done.problems)), file=sys.stderr)
         print(f"{len(done.problems)} of {done.masks} masks do not fit, nothing was written", file=sys.stderr)
         return 1
-    print(f"{done.masks} masks, {len(done.labels)} classes, {done.ignored:.2%} of the pixels ignored -> {out}")
+    share = f"{done.ignored:.2%} of the pixels ignored"
+    print(printable(f"{done.masks} masks, {len(done.labels)} classes, {share} -> {out}"))
     if done.note:
-        print(done.note)
+        print(printable(done.note))
     if done.class_list is not None:
-        print(f"classes in {done.class_list}: edit the names, and put it beside images/ and masks/")
+        print(printable(f"classes in {done.class_list}: edit the names, and put it beside images/ and masks/"))
     return 0
 
 
@@ -130,13 +140,13 @@ def train(
         print("no --data: training on synthetic scenes", file=sys.stderr)
     if run.data is not None and not Path(run.data).is_dir():
         raise FileNotFoundError(f"no folder {run.data}: check the path of the dataset")
-    if not resume and Path(run.out, "config.yaml").is_file():
-        raise ValueError(f"{run.out} holds a run already: add --resume, or choose another --out")
+    if not resume:
+        require_new_run(run.out)
     check_weights(run.init)
 
     from cgrseg.description import find_spec
 
-    find_spec(run.model, **run.spec)  # before torch is imported, which takes seconds
+    find_spec(run.model, **run.spec)  # a wrong option is found before torch is imported, which takes seconds
 
     import cgrseg
     from cgrseg.training.progress import Stopped
@@ -145,7 +155,7 @@ def train(
         card = cgrseg.train(run, resume=resume)
     except Stopped as stop:
         if first:
-            print(f"cgrseg: {stop}", file=sys.stderr)
+            print(printable(f"cgrseg: {stop}"), file=sys.stderr)
         return stop.exit_code
     if first:
         weights = printable(Path(run.out) / "last.safetensors")
@@ -201,11 +211,14 @@ def val(
     from time import perf_counter
 
     import cgrseg
+    from cgrseg.data.check import quick_check
     from cgrseg.data.listing import open_dataset
     from cgrseg.evaluation.report import text_table, write_report
 
     has_test = format == "folder" and (data / "images" / "test").is_dir()
-    samples = open_dataset(data, split or ("test" if has_test else "val"), format)
+    scored = split or ("test" if has_test else "val")
+    quick_check(data, format, splits=(scored,)).refuse_errors()
+    samples = open_dataset(data, scored, format)
     fabric = _launched(device)
     own_device = device if fabric is None else fabric.device
     segmenter = cgrseg.Segmenter(weights, device=own_device, mode=mode, window=window, bf16=bf16)
@@ -221,12 +234,12 @@ def val(
     place = f"{len(samples)} images of {samples.split} in {data}"
     print(printable(f"{Path(weights).name} on {place}, {how}, {seconds:.1f} s"), text_table(scores), sep="\n\n")
     if out is not None:
-        about: dict[str, object] = {"weights": Path(weights).name, "data": data.resolve().name}
+        about: dict[str, object] = {"weights": printable(Path(weights).name), "data": printable(data.resolve().name)}
         about |= {"split": samples.split, "mode": how, "format": format}
         # From these, `cgrseg tables` knows which row of the paper the scores can be compared with.
         about |= {"preprocessing": predictor.preprocessing.to_dict(), "spec": asdict(segmenter.description.spec)}
         write_report(out, scores, samples, lambda photo: segmenter(photo).labels, about)
-        print(f"\nreport in {out}")
+        print(f"\nreport in {printable(out)}")
     return 0
 
 

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from cgrseg._text import printable, table
+from cgrseg.inference.modes import Mode
 
-from ._common import Mode, Weights, check_weights, make_folder, parse_size, split_commas
+from ._common import Weights, check_weights, make_folder, parse_size, split_commas
 
 if TYPE_CHECKING:
     from cgrseg.description import Description
@@ -78,7 +79,7 @@ def predict(
 
     from cgrseg.inference.sources import find_sources
 
-    found = find_sources(sources, out=Path(out), on_skipped=lambda line: print(line, file=sys.stderr))
+    found = find_sources(sources, out=Path(out), on_skipped=_say)
     videos = [source for source in found if source.is_video]
     if videos and "overlay" not in kinds:
         raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
@@ -109,12 +110,16 @@ def predict(
     return _report(images, time.perf_counter() - start, problems, f"{out}{kept}")
 
 
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
 def _report(images: int, seconds: float, problems: list[str], where: str) -> int:
     """Print what failed and how fast it was; returns the exit code."""
     for problem in problems:
         print(f"failed: {printable(problem)}", file=sys.stderr)
     seconds = max(seconds, 1e-9)
-    print(f"{images} images in {seconds:.1f} s ({images / seconds:.1f} images/s) -> {where}")
+    print(printable(f"{images} images in {seconds:.1f} s ({images / seconds:.1f} images/s) -> {where}"))
     return 1 if problems else 0
 
 
@@ -148,6 +153,7 @@ def _predict_on_cluster(
             workers=workers,
             resume=resume,
             progress=progress.update,
+            on_skipped=_say,
         )
     problems = list(summary.errors)
     if more := summary.failed - len(problems):

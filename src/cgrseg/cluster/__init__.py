@@ -53,6 +53,7 @@ def label_on_cluster(
     resume: bool = False,
     rows: int = ROWS,
     progress: Callable[[int], object] = lambda count: None,
+    on_skipped: Callable[[str], object] = lambda line: None,
 ) -> Summary:
     """Label all photos of `sources` on the Ray cluster at `RAY_ADDRESS`, or on this machine.
 
@@ -71,6 +72,7 @@ def label_on_cluster(
         resume: skip what the manifest in `out` lists as done.
         rows: photos per block of paths.
         progress: called with the number of further rows that are done.
+        on_skipped: see `cgrseg.inference.sources.find_sources`.
 
     Raises:
         OSError, ValueError: a source, the weights or `out` are invalid, or `out` has a run and `resume` is off.
@@ -85,7 +87,7 @@ def label_on_cluster(
     room = max(int(resources.get("GPU" if gpu else "CPU", 1)), 1)
     shipped = ray.put(content)  # referenced here, so that replaced workers find it
     models = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1, max_size=room)
-    dataset = read_rows(sources, out=out, rows=rows).map_batches(
+    dataset = read_rows(sources, out=out, rows=rows, on_skipped=on_skipped).map_batches(
         BlockLabeler,
         fn_constructor_kwargs={
             "weights": shipped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,8 +15,11 @@ import ray
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 from ray.data import Dataset
 
+from cgrseg._text import printable
 from cgrseg.images.files import write_file
-from cgrseg.inference.sources import PHOTO_SUFFIXES, find_sources, output_names
+from cgrseg.images.find import Found, describe_skipped
+from cgrseg.images.photos import IMAGE_SUFFIXES
+from cgrseg.inference.sources import find_sources, output_names
 
 ROWS = 256  # photos per block of paths, which is repeated as a whole when a worker dies
 # In parallel. They reserve no core, since the models may have all of them; Ray's own Parquet reader would wait for one.
@@ -24,7 +27,9 @@ READERS = 4
 SCHEMA = pa.schema([("name", pa.string()), ("path", pa.string())])
 
 
-def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
+def read_rows(
+    sources: Sequence[str], *, out: str, rows: int = ROWS, on_skipped: Callable[[str], object] = lambda line: None
+) -> Dataset:
     """A Ray dataset with the columns `name` (of the outputs, unique) and `path` or `bytes`.
 
     Args:
@@ -32,6 +37,7 @@ def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
             `bytes` and `name`; or WebDataset tars. Paths or URLs; globs are local.
         out: the output folder, which is never a source.
         rows: photos per block of paths.
+        on_skipped: see `find_sources`.
 
     Raises:
         OSError, ValueError: a source does not exist or has no photos, or the kinds are mixed.
@@ -41,7 +47,7 @@ def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
         raise ValueError(f"the sources mix {', '.join(sorted(kinds))}: use one kind per run")
     (kind,) = kinds
     if kind == "photos":
-        table = photo_table(sources, out=out)
+        table = photo_table(sources, out=out, on_skipped=on_skipped)
         return ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(table), rows)])
     files = [part for source in sources for part in _parts(source, f".{kind}")]
     listed = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
@@ -51,10 +57,12 @@ def read_rows(sources: Sequence[str], *, out: str, rows: int = ROWS) -> Dataset:
     return listed.map_batches(table_rows, batch_size=1, batch_format="pyarrow", num_cpus=0, concurrency=READERS)
 
 
-def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
+def photo_table(
+    sources: Sequence[str], *, out: str, on_skipped: Callable[[str], object] = lambda line: None
+) -> pa.Table:
     """Names and paths of photo files; local ones are named as `cgrseg predict` names them."""
     if not any("://" in source for source in sources):
-        found = find_sources(sources, out=Path(out))
+        found = find_sources(sources, out=Path(out), on_skipped=on_skipped)
         videos = [source for source in found if source.is_video]
         if videos:
             raise ValueError(f"{videos[0].path} is a video: use --engine local, which labels photos and videos")
@@ -69,9 +77,17 @@ def photo_table(sources: Sequence[str], *, out: str) -> pa.Table:
             paths.append(source)
             relative.append(Path(PurePosixPath(source).name))
             continue
-        inside = [name for name in storage.names() if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES]
+        inside, others = [], Found()
+        for name in storage.names():
+            suffix = PurePosixPath(name).suffix.lower()
+            if suffix in IMAGE_SUFFIXES:
+                inside.append(name)
+            else:
+                others.skipped[suffix or "no suffix"].append(Path(name))
+        if others.skipped:
+            on_skipped(f"{printable(source)}: left out {describe_skipped(others.skipped, Path())}")
         if not inside:
-            raise ValueError(f"{source} has no photos: their names end in {' '.join(sorted(PHOTO_SUFFIXES))}")
+            raise ValueError(f"{source} has no photos: their names end in {' '.join(sorted(IMAGE_SUFFIXES))}")
         paths += [f"{source.rstrip('/')}/{name}" for name in inside]
         relative += [Path(name) for name in inside]
     names = [name.as_posix() for name in output_names(relative)]
@@ -85,7 +101,7 @@ def members(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     stem = PurePosixPath(row["file"]).stem
     with tarfile.open(fileobj=BytesIO(Storage(row["file"]).read())) as tar:
         for member in tar:
-            if member.isfile() and PurePosixPath(member.name).suffix.lower() in PHOTO_SUFFIXES:
+            if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
                 content = tar.extractfile(member)
                 assert content is not None
                 yield {"name": f"{stem}/{member.name}", "bytes": content.read()}
@@ -112,7 +128,7 @@ def _kind(source: str) -> str:
         if storage.kind() == "folder":
             for name in storage.names():
                 suffix = PurePosixPath(name).suffix.lower()
-                if suffix in PHOTO_SUFFIXES:
+                if suffix in IMAGE_SUFFIXES:
                     break
                 if suffix in (".parquet", ".tar"):
                     return suffix[1:]
@@ -162,7 +178,10 @@ class Storage:
         Raises:
             OSError: it can't be read.
         """
-        with self.files.open_input_stream(self._path(name), compression=None) as stream:
+        path = self._path(name)
+        if self.is_local and os.path.exists(path) and not os.path.isfile(path):  # a pipe would block for ever
+            raise OSError(f"{path} is not a regular file: name a file")
+        with self.files.open_input_stream(path, compression=None) as stream:
             content: bytes = stream.read()
         return content
 

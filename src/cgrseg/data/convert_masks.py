@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cgrseg._text import printable
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import save_image, write_file
 from cgrseg.images.find import find_files
 from cgrseg.images.photos import IMAGE_SUFFIXES
 from cgrseg.labels import LabelSpace
@@ -280,8 +280,7 @@ def _write_mask(ids: Ids, target: Path, labels: LabelSpace) -> None:
     picture = Image.fromarray(np.where(ids < 0, labels.ignore_index, ids).astype(np.uint16 if wide else np.uint8))
     if not wide:
         picture.putpalette(labels.palette())
-    with atomic_write(target) as temporary:
-        picture.save(temporary)
+    save_image(picture, target)
 
 
 def _write_classes(labels: LabelSpace, path: Path) -> None:
@@ -290,5 +289,4 @@ def _write_classes(labels: LabelSpace, path: Path) -> None:
         for number, (name, color) in enumerate(zip(labels.names, labels.colors, strict=True))
     ]
     text = json.dumps({"classes": classes, "ignore_index": labels.ignore_index}, indent=1)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_file(path, text + "\n")

@@ -83,15 +83,15 @@ class Listing:
     problems: tuple[DataProblem, ...]
 
 
-def list_dataset(root: Path, format: Format) -> Listing:
-    """List all splits of a dataset.
+def list_dataset(root: Path, format: Format, wanted: Sequence[str] = SPLITS) -> Listing:
+    """List the wanted splits of a dataset, if it has them.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: there is no such format.
     """
     _check_root(root, format)
-    return _list_folder(root) if format == "folder" else _list_known(root, format)
+    return _list_folder(root, wanted) if format == "folder" else _list_known(root, format, wanted)
 
 
 def _check_root(root: Path, format: Format) -> None:
@@ -135,10 +135,10 @@ def _missing_cure(mask: Path, names: Sequence[str]) -> str:
     return "add it, or remove the photo"
 
 
-def _list_known(root: Path, format: Format) -> Listing:
+def _list_known(root: Path, format: Format, wanted: Sequence[str]) -> Listing:
     splits: list[SegmentationDataset] = []
     problems: list[DataProblem] = []
-    for split in ("train", "val"):
+    for split in ("train", "val") if wanted == SPLITS else wanted:
         try:
             samples = FORMATS[format](root, split)
         except (OSError, ValueError) as error:
@@ -149,7 +149,7 @@ def _list_known(root: Path, format: Format) -> Listing:
     return Listing(tuple(splits), splits[0].labels if splits else None, {}, tuple(problems))
 
 
-def _list_folder(root: Path) -> Listing:
+def _list_folder(root: Path, wanted: Sequence[str]) -> Listing:
     missing = [root / side for side in ("images", "masks") if not (root / side).is_dir()]
     if missing:
         cause = "no such folder: a dataset has images/, masks/ and classes.json"
@@ -162,7 +162,7 @@ def _list_folder(root: Path) -> Listing:
         problems.append(DataProblem("class list", str(error)))
     splits: list[SegmentationDataset] = []
     notes = {}
-    for split in SPLITS:
+    for split in wanted:
         if split == "test" and not any((root / side / split).is_dir() for side in ("images", "masks")):
             continue
         try:
@@ -171,7 +171,7 @@ def _list_folder(root: Path) -> Listing:
             problems.append(DataProblem("layout", str(error)))
             continue
         problems += missing_files(files.pairs)
-        carved_val = split == "val" and is_carved(root, split)
+        carved_val = split == "val" and "train" in wanted and is_carved(root, split)
         if carved_val:
             notes[split] = "a share of train, chosen by name"
         else:

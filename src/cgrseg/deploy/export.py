@@ -17,7 +17,7 @@ from cgrseg._process import quiet
 from cgrseg.images.files import write_together
 from cgrseg.inference.network import DIGEST_KEY, SUFFIXES, require, weights_digest
 from cgrseg.inference.runtimes import METADATA_KEY
-from cgrseg.inference.trace import Io, metadata, to_openvino, trace
+from cgrseg.inference.trace import Io, metadata, save_graph, to_openvino, trace
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
@@ -124,10 +124,8 @@ def write_program(kind: str, program: ExportedProgram, path: Path, text: str) ->
 
 def save_openvino(model: Any, path: Path) -> None:
     """Write an OpenVINO model as .xml, with a digest of its weights, and .bin."""
-    import openvino  # type: ignore[import-untyped]
-
-    openvino.save_model(model, path, compress_to_fp16=False)
+    save_graph(model, path)
     digest = weights_digest(path)
     model.set_rt_info(digest, DIGEST_KEY)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    save_graph(model, path)
     assert weights_digest(path) == digest

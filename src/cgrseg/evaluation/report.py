@@ -16,14 +16,14 @@ from PIL import Image
 from cgrseg._text import table
 from cgrseg.data.dataset import Samples
 from cgrseg.images import render
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import save_figure, save_image, write_file
 from cgrseg.images.render import Pixels
 
 from . import Scores
 from .plots import classes_figure, confusion_figure, legend_entries, side_by_side
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 COLUMNS = ("class", "share", "IoU", "accuracy", "precision", "boundary IoU")
 WORST = 20  # photos drawn
@@ -90,22 +90,21 @@ def write_report(
         OSError: the folder can't be written to.
     """
     heading = "".join(f"{key}: {value}\n" for key, value in about.items())
-    _write(folder / "table.txt", f"{heading}\n{text_table(scores)}\n".lstrip())
-    _write(folder / "classes.csv", _csv(COLUMNS, class_rows(scores)))
+    write_file(folder / "table.txt", f"{heading}\n{text_table(scores)}\n".lstrip())
+    write_file(folder / "classes.csv", _csv(COLUMNS, class_rows(scores)))
     photos = [(samples.name(index), scores.photo_iou[index]) for index in scores.worst(len(scores.photo_iou))]
-    _write(folder / "photos.csv", _csv(("photo", "IoU"), photos))
+    write_file(folder / "photos.csv", _csv(("photo", "IoU"), photos))
     names = scores.labels.names
     counts = zip(names, scores.confusion.counts.tolist(), strict=True)
-    _write(folder / "confusion.csv", _csv(("true \\ predicted", *names), [(name, *row) for name, row in counts]))
-    _write(folder / "scores.json", json.dumps(_json(scores, about), indent=2, ensure_ascii=False) + "\n")
-    _save(folder / "classes.png", classes_figure(scores.confusion, scores.labels))
-    _save(folder / "confusion.png", confusion_figure(scores.confusion, scores.labels))
+    write_file(folder / "confusion.csv", _csv(("true \\ predicted", *names), [(name, *row) for name, row in counts]))
+    write_file(folder / "scores.json", json.dumps(_json(scores, about), indent=2, ensure_ascii=False) + "\n")
+    save_figure(classes_figure(scores.confusion, scores.labels), folder / "classes.png", dpi=120)
+    save_figure(confusion_figure(scores.confusion, scores.labels), folder / "confusion.png", dpi=120)
     for earlier in (folder / "worst").glob("[0-9][0-9]_*.png"):
         earlier.unlink()
     for place, index in enumerate(scores.worst(WORST), 1):
         picture = _worst(index, scores, samples, predict)
-        with atomic_write(folder / "worst" / f"{place:02}_{Path(samples.name(index)).stem}.png") as temporary:
-            picture.save(temporary)
+        save_image(picture, folder / "worst" / f"{place:02}_{Path(samples.name(index)).stem}.png")
 
 
 def _worst(index: int, scores: Scores, samples: Samples, predict: Callable[[Image.Image], Pixels]) -> Image.Image:
@@ -144,13 +143,3 @@ def _percent(share: float) -> str:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _save(path: Path, figure: Figure) -> None:
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)

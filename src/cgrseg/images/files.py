@@ -45,6 +45,10 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iter
         os.replace(temporary, target)
         if durable and sys.platform != "win32":
             _flush(target.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):  # as for a full disk
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -94,6 +98,27 @@ def remove_unfinished(folders: Iterable[Path], *, age: float = 3600) -> None:
                     path.unlink()
 
 
+@contextmanager
+def utf8_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A path of an existing file for libraries that refuse names that are not UTF-8: of such a file a link to it."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(os.path.abspath(path), os.path.join(folder, "file"))
+            yield os.path.join(folder, "file")
+    else:
+        yield os.fspath(path)
+
+
+def refuse_not_utf8(path: Path, library: str) -> None:
+    """Raise ValueError if a name is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path} is a name that is not UTF-8, which {library} cannot open: rename it") from error
+
+
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether a file can be decoded as an image, to its end."""
     try:
@@ -115,7 +140,12 @@ def write_together(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _remove_stale(folder), tempfile.TemporaryDirectory(prefix=f"{PREFIX}export-", dir=folder) as temporary:
-        yield Path(temporary)
+        try:
+            yield Path(temporary)
+        except OSError as error:
+            if error.errno is not None and (error.filename is None or str(error.filename).startswith(temporary)):
+                error.filename = str(folder)
+            raise
         for file in sorted(path for path in Path(temporary).iterdir() if path.is_file()):
             os.replace(file, folder / file.name)
 

@@ -36,6 +36,7 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+STARTS_PROGRAMS = ("EPS",)  # Pillow reads it with Ghostscript
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -105,9 +106,11 @@ def _opened(source: Path | BytesIO, name: str, formats: Sequence[str] | None = N
     """The image after its header is read. Errors here and in the block are worded for the user."""
     try:
         with Image.open(source, formats=None if formats is None else list(formats)) as image:
+            if image.format in STARTS_PROGRAMS:
+                raise NotAPhotoError(f"{name} is not an image that can be read: convert it to JPEG or PNG")
             _check_size(image.size, name)
             yield image
-    except TooLargeError:
+    except (TooLargeError, NotAPhotoError):
         raise
     except TOO_LARGE as error:
         raise TooLargeError(f"{name} has too many pixels; the limit is {LARGEST_PHOTO / 1e6:.0f} megapixels") from error

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from cgrseg._text import printable
+
 LOGGER = logging.getLogger("cgrseg")
 FORMAT = 1  # changes when converted files of earlier versions must not be used
 LARGEST = 1 << 30  # bytes in the cache; beyond it the least recently used entries are removed
@@ -58,7 +60,7 @@ def converted(weights: Path) -> Path | None:
     Raises:
         FileNotFoundError, ValueError: the weights file is missing or not usable.
     """
-    entry = cache_folder() / "openvino" / _key(weights)
+    name, entry = printable(weights), cache_folder() / "openvino" / _key(weights)
     model = entry / "model.xml"
     if not model.is_file():
         start = time.monotonic()
@@ -70,13 +72,15 @@ def converted(weights: Path) -> Path | None:
                     _evict(entry.parent, keep=entry)
         except OSError as error:
             reason = f"{error.strerror or error}"
-            LOGGER.warning("%s runs in PyTorch: %s cannot be written (%s); set CGRSEG_CACHE", weights, entry, reason)
+            LOGGER.warning("%s runs in PyTorch: %s cannot be written (%s); set CGRSEG_CACHE", name, entry, reason)
             return None
         except Unsuitable as error:
-            LOGGER.warning("%s runs in PyTorch: %s", weights, error)
+            LOGGER.warning("%s runs in PyTorch: %s", name, error)
             return None
         seconds = time.monotonic() - start
-        LOGGER.warning("converted %s to OpenVINO for this machine in %.1f s; kept in %s", weights.name, seconds, entry)
+        LOGGER.warning(
+            "converted %s to OpenVINO for this machine in %.1f s; kept in %s", printable(weights.name), seconds, entry
+        )
     with suppress(OSError):
         os.utime(entry)  # for the removal of the least recently used
     return model
@@ -95,14 +99,13 @@ def _key(weights: Path) -> str:
 
 def _convert(weights: Path, entry: Path) -> None:
     """Write the converted network to a temporary folder, compare it, and rename the folder to `entry`."""
-    import openvino  # type: ignore[import-untyped]
     import torch
 
     from cgrseg.nn.fusion import fuse
     from cgrseg.weights import artifact
 
     from .runtimes import OpenVINONetwork
-    from .trace import metadata, to_openvino, trace
+    from .trace import metadata, save_graph, to_openvino, trace
 
     model = artifact.load(weights)
     if model.spec.bias_mode == "official":
@@ -113,7 +116,7 @@ def _convert(weights: Path, entry: Path) -> None:
         folded = fuse(model)
         try:
             graph = to_openvino(trace(folded, preprocessing=model.preprocessing), metadata(model.description))
-            openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+            save_graph(graph, folder / "model.xml")
             network = OpenVINONetwork(folder / "model.xml", "cpu")
             for size in SIZES:
                 images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))

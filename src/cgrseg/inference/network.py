@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cgrseg._process import keep_memory
 from cgrseg.description import Description
+from cgrseg.images.files import refuse_not_utf8
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.fusion import fuse
 from cgrseg.nn.model import check_images
@@ -220,6 +221,7 @@ def open_exported(
     if not path.is_file():
         raise FileNotFoundError(f"no exported file at {path}")
     require(runtime)
+    refuse_not_utf8(path, runtime)
     if bf16 and runtime != "openvino":
         raise ValueError(f"{path}: of exported files only OpenVINO's (.xml) run in bf16")
     run: OnnxNetwork | OpenVINONetwork

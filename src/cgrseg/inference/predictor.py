@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from cgrseg.preprocessing import Pixels, Preprocessing, Size
 
 from .bilinear import Resized, Window, blended, resized
 from .labelmap import label_map
+from .modes import Mode
 from .network import Network
 
-Mode = Literal["whole", "slide", "slide-cosine", "scales", "tta"]
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's, on Pascal Context
 
 

@@ -15,8 +15,9 @@ from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
 from cgrseg.preprocessing import Preprocessing
 
+from .modes import Mode
 from .network import Runtime, open_network
-from .predictor import Mode, Predictor, Prepared
+from .predictor import Predictor, Prepared
 from .result import Segmentation
 
 Key = TypeVar("Key")

@@ -13,7 +13,6 @@ from cgrseg._text import printable
 from cgrseg.images.find import BROKEN, LOOP, SPECIAL, Found, contains_itself, describe_skipped, find_files
 from cgrseg.images.photos import IMAGE_SUFFIXES
 
-PHOTO_SUFFIXES = IMAGE_SUFFIXES
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"))
 SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 PHOTO_OUTPUTS = {"overlay": ".overlay.jpg", "mask": ".mask.png", "confidence": ".confidence.png"}

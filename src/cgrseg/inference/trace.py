@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -82,9 +83,25 @@ def trace(
         return torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
 
 
+def save_graph(model: Any, path: Path) -> None:
+    """Write an OpenVINO model as .xml and .bin.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    import openvino  # type: ignore[import-untyped]
+
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise OSError(f"{path.name} cannot be written: make room on the disk") from error
+
+
 def to_openvino(program: ExportedProgram, text: str = "") -> Any:
     """Convert a traced network to an OpenVINO model, with `text` as its metadata."""
-    import openvino  # type: ignore[import-untyped]
+    import openvino
 
     with quiet():
         model = openvino.convert_model(program)

@@ -56,7 +56,7 @@ def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path],
 
     Raises:
         ValueError: PyAV is missing, or the file is not a video, has no frames, or is damaged or cut short. If only
-            frames in the middle are missing, the outputs are written first.
+            some frames are missing or damaged, the outputs are written first.
         OSError: the file cannot be read or the outputs cannot be written.
     """
     require_pyav()
@@ -82,7 +82,7 @@ def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path],
     entries.sort(key=lambda entry: -entry[2])
     save_image(render.with_legend(first, entries), outputs["legend"])
     if gaps:
-        raise ValueError(f"{path} may be damaged: no frames for {gaps[0]}; the others are labelled")
+        raise ValueError(f"{path} may be damaged: {gaps[0]}; the others are labelled")
 
 
 def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, Fraction]]:
@@ -90,8 +90,8 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
 
     Args:
         path: the video.
-        gaps: gets "1.3 s after 0.8 s" for each long gap between frames, if the file has no index of its frames: what is
-            damaged in such a file is skipped without an error.
+        gaps: gets "a damaged frame at 0.8 s" for each frame with errors, and "no frames for 1.3 s after 0.8 s" for
+            each long gap between frames, if the file has no index of them: FFmpeg continues after such damage.
 
     Raises:
         ValueError: the file is not a video, is damaged, or ends before its duration.
@@ -112,7 +112,9 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
             longest = max(float(MISSING[0] / base), 10 * step)  # between two frames
             offset, last, indexed = 0, None, "mp4" in source.format.name
             for packet in source.demux(stream):
-                if packet.is_corrupt:
+                if packet.is_corrupt and not indexed:  # also where recordings were joined
+                    gaps.append(f"a damaged frame at {float(end):.1f} s")
+                elif packet.is_corrupt:
                     raise ValueError(f"{path} is damaged near {float(end):.1f} s: export or copy it again")
                 for frame in packet.decode():
                     stamp = (frame.pts if frame.pts is not None else (last or 0) + step) + offset
@@ -120,7 +122,9 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
                         offset += last + step - stamp
                         stamp = last + step
                     if last is not None and not indexed and stamp - last > longest:
-                        gaps.append(f"{float((stamp - last) * base):.1f} s after {float(end):.1f} s")
+                        gaps.append(f"no frames for {float((stamp - last) * base):.1f} s after {float(end):.1f} s")
+                    if frame.is_corrupt:
+                        gaps.append(f"a damaged frame at {float(end):.1f} s")
                     last = stamp
                     end = max(end, (stamp - (stream.start_time or 0) + step) * base)
                     yield frame, stamp, rate

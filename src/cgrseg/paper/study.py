@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from cgrseg._yaml import read_yaml
 from cgrseg.images.files import write_file
-from cgrseg.training.config import TrainConfig
+from cgrseg.training.config import CONFIG, TrainConfig
+from cgrseg.typed import build
 from cgrseg.weights.artifact import describe
 
 from .statistics import holm, interval, p_value
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIELDS = ("title", "train", "arms", "seeds", "claims")
 LEVEL = 0.05  # of the verdicts
 Scores = dict[tuple[str, int], float]  # (arm, seed) -> mIoU in %
 
@@ -63,6 +62,15 @@ class Study:
         ]
 
 
+@dataclass(frozen=True)
+class _StudyFile:
+    title: str
+    train: dict[str, Any]
+    arms: dict[str, Any]
+    seeds: list[int]
+    claims: list[dict[str, Any]]
+
+
 def read_study(path: Path, **overrides: Any) -> Study:
     """Read a study file; `overrides` change the training configuration of every arm.
 
@@ -70,27 +78,27 @@ def read_study(path: Path, **overrides: Any) -> Study:
         FileNotFoundError, ValueError: there is no such file, or it is not a study.
     """
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(table, dict) or set(table) != set(FIELDS):
-        raise ValueError(f"{path} is not a study: it must have the fields {', '.join(FIELDS)} and no others")
+        file = build(_StudyFile, read_yaml(path))
+        claims = tuple(build(Claim, claim, "claims.") for claim in file.claims)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a study: {error}") from error
     arms = {}
-    for name, changes in table["arms"].items():
-        fields = _merged(table["train"], changes or {})
+    for name, changes in file.arms.items():
+        if not isinstance(changes, dict | None):
+            raise ValueError(f"{path}: arm {name} is {changes!r}: give a mapping of what it changes")
+        fields = _merged(file.train, changes or {})
         try:
             arms[name] = TrainConfig.from_dict({**_merged(fields, overrides), "out": "."})
         except ValueError as error:
             raise ValueError(f"{path}: arm {name}: {error}") from error
-    claims = tuple(Claim(**claim) for claim in table["claims"])
     for claim in claims:
         for arm in (claim.better, claim.worse):
             if arm not in arms:
                 raise ValueError(f"{path}: the claim {claim.say!r} names {arm!r}, which is not an arm: add it")
-    seeds = tuple(table["seeds"])
+    seeds = tuple(file.seeds)
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"{path}: seeds are {list(seeds)}: give one or more, each once")
-    return Study(title=table["title"], arms=arms, seeds=seeds, claims=claims)
+    return Study(title=file.title, arms=arms, seeds=seeds, claims=claims)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,16 +126,16 @@ def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
 
     cells = study.cells(out)
     for _, _, config in cells:
-        written = Path(config.out) / "config.yaml"
+        written = Path(config.out) / CONFIG
         if written.is_file():
-            _refuse_other(config, yaml.safe_load(written.read_text(encoding="utf-8")) or {}, written.parent)
+            _refuse_other(config, read_yaml(written), written.parent)
     for number, (arm, seed, config) in enumerate(cells, 1):
         finished = finished_score(config) is not None
         if not finished:
             train(config, resume=True)
             write_report(study, read_scores(study, out), out)
-        before = ", finished before" if finished else ""
-        report(f"{number}/{len(cells)} {arm}, seed {seed}: {finished_score(config):.2f} %{before}")
+        note = ", finished before" if finished else ""
+        report(f"{number}/{len(cells)} {arm}, seed {seed}: {finished_score(config):.2f} %{note}")
     scores = read_scores(study, out)
     write_report(study, scores, out)
     return scores

@@ -283,14 +283,13 @@ def affordable_pixels(segmenter: Segmenter, seconds: float) -> int:
     The time of a pass grows at most with the square of its pixels (attention), so one small pass gives a safe estimate.
     Photos with sides up to 2:1 at the size that the weights ask for are always within the result.
     """
+    if segmenter.predictor.network.size is not None:  # an exported file of a fixed size
+        return MAX_NETWORK_PIXELS
     side = TIMED_SIDE
     item = Prepared(np.zeros((side, side, 3), np.uint8), torch.zeros(3, side, side), (side, side))
-    try:
-        segmenter.run([item])  # the first pass is slower
-        start = time.perf_counter()
-        segmenter.run([item])
-    except ValueError:  # an exported file of another fixed size
-        return MAX_NETWORK_PIXELS
+    segmenter.run([item])  # the first pass is slower
+    start = time.perf_counter()
+    segmenter.run([item])
     took = time.perf_counter() - start
     estimate = side * side * math.sqrt(seconds / (4 * took))
     preprocessing = segmenter.preprocessing

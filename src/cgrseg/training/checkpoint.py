@@ -15,12 +15,13 @@ from typing import Any
 import torch
 import yaml
 
+from cgrseg._yaml import read_yaml
 from cgrseg.images.files import PREFIX, atomic_write, write_file
 from cgrseg.weights.checkpoint_reader import DAMAGED, check_archive
 
-from .config import TrainConfig
+from .config import CONFIG, TrainConfig, require_new_run
 
-STATE, CONFIG, LOG, METRICS, LOCK = "state.pt", "config.yaml", "train.jsonl", "metrics.csv", ".lock"
+STATE, LOG, METRICS, LOCK = "state.pt", "train.jsonl", "metrics.csv", ".lock"
 PARTS = {"step", "progress", "model", "optimizer", "average", "scaler"}  # of a state
 
 
@@ -49,7 +50,7 @@ class RunFolder:
             written = self.path / CONFIG
             if written.is_file():
                 if not resume:
-                    raise ValueError(f"{self.path} holds a run already: add --resume, or choose another --out")
+                    require_new_run(self.path)
                 self._compare(written)
             write_file(written, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
             for stale in self.path.glob(f"{PREFIX}*"):  # of a process that was killed while it wrote
@@ -58,10 +59,7 @@ class RunFolder:
             yield
 
     def _compare(self, written: Path) -> None:
-        try:
-            settings = yaml.safe_load(written.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            settings = None
+        settings = read_yaml(written)
         self.config.refuse_other(settings, written)
         steps = settings.get("steps")
         if not isinstance(steps, int) or steps > self.config.steps:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cgrseg._text import printable
 from cgrseg.data.settings import Augmentation, Format
 from cgrseg.typed import build
 
+CONFIG = "config.yaml"  # in a run folder
 # These may differ when a run is resumed: none of them changes a number.
 FREE_TO_CHANGE = ("out", "workers", "loggers", "log_every")
 
@@ -186,7 +188,7 @@ class TrainConfig:
 
     def card(self) -> dict[str, Any]:
         """The recipe for the card of a weights file: without folders of this machine."""
-        paths = {name: value and Path(value).resolve().name for name, value in self._paths().items()}
+        paths = {name: value and printable(Path(value).resolve().name) for name, value in self._paths().items()}
         return {name: value for name, value in self.to_dict().items() if name not in FREE_TO_CHANGE} | paths
 
     def _paths(self) -> dict[str, str | None]:
@@ -206,6 +208,12 @@ class TrainConfig:
                     f"{place} is of a run with {name} {written.get(name)!r}, not {value!r}: "
                     "resume it with its own settings, or choose another --out"
                 )
+
+
+def require_new_run(out: str | Path) -> None:
+    """Raise ValueError if a folder holds a run."""
+    if Path(out, CONFIG).is_file():
+        raise ValueError(f"{out} holds a run already: add --resume, or choose another --out")
 
 
 def _plain(value: Any) -> Any:

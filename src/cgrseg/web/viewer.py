@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cgrseg.images.files import save_image, write_file
 from cgrseg.images.render import confidence_picture
 from cgrseg.inference.labelmap import confidence
 from cgrseg.inference.predictor import Prepared
@@ -84,14 +85,14 @@ def save_files(result: Segmentation, stem: Path, facts: dict[str, Any]) -> tuple
     mask, table = stem.with_name(f"{stem.name}.mask.png"), stem.with_name(f"{stem.name}.json")
     result.save(mask)
     content = {**facts, "classes": describe_classes(result)}
-    table.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_file(table, json.dumps(content, indent=2, ensure_ascii=False))
     return mask, table
 
 
 def save_overlay(result: Segmentation, stem: Path, alpha: float) -> Path:
     """Save the overlay with a name that begins with `stem`."""
     path = stem.with_name(f"{stem.name}.overlay.jpg")
-    result.overlay(alpha=alpha).save(path, quality=92, subsampling=0)
+    save_image(result.overlay(alpha=alpha), path, quality=92, subsampling=0)
     return path
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cgrseg.description import EDITED, Description, ModelSpec
-from cgrseg.images.files import atomic_write
+from cgrseg.images.files import atomic_write, utf8_path
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
 from cgrseg.nn.backbones.attention_bias import table_fits
@@ -85,7 +85,7 @@ def load(path: Pathlike, device: str | torch.device = "cpu", *, spec: ModelSpec 
     spec = spec or description.spec
     name = os.fspath(path)
     try:
-        with safe_open(name, framework="pt") as file:
+        with utf8_path(name) as opened, safe_open(opened, framework="pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
             model = _empty(spec, shapes, name)
@@ -120,14 +120,13 @@ def describe(path: Pathlike) -> Description:
     name = os.fspath(path)
     kind = file_kind(name)
     if kind == "pickle":
-        raise ValueError(
-            f"{name} is a pickled PyTorch file; convert it first: cgrseg convert {name} --out "
-            f"{Path(name).with_suffix('.safetensors')}"
-        )
+        target = Path(name).with_suffix(".safetensors")
+        target = target.with_stem(f"{target.stem}-converted") if target == Path(name) else target
+        raise ValueError(f"{name} is a pickled PyTorch file; convert it first: cgrseg convert {name} --out {target}")
     if kind == "unknown":
         raise ValueError(f"{name} is not a weights file: give a .safetensors file that cgrseg wrote")
     try:
-        with safe_open(name, framework="pt") as file:
+        with utf8_path(name) as opened, safe_open(opened, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
         raise ValueError(_damaged(name, error)) from error
@@ -152,7 +151,7 @@ def has_description(path: Pathlike) -> bool:
     if file_kind(name) != "safetensors":
         return False
     try:
-        with safe_open(name, framework="pt") as file:
+        with utf8_path(name) as opened, safe_open(opened, framework="pt") as file:
             return METADATA_KEY in (file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(_damaged(name, error)) from error

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cgrseg.images.files import utf8_path
+
 from .artifact import Pathlike, file_kind
 
 Source = Mapping[str, Any] | Pathlike  # a state dict, possibly wrapped, or a file with one
@@ -62,7 +64,8 @@ def _read(name: str) -> Any:
     check_archive(name)
     try:
         if kind == "safetensors":
-            return load_file(name)
+            with utf8_path(name) as opened:
+                return load_file(opened)
         with warnings.catch_warnings(action="ignore"):  # about unusual pickles, which are read or refused
             return torch.load(name, map_location="cpu", weights_only=True)
     except DAMAGED as error:

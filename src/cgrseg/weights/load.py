@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cgrseg import rivals
+from cgrseg._text import printable
 from cgrseg.description import SpecOptions, find_spec
 from cgrseg.nn import VARIANTS, CGRSeg
 
@@ -72,7 +73,7 @@ def create_model(
     model = CGRSeg(spec=built)
     report = start_from(model, path)
     if report.note:
-        LOGGER.warning("%s: %s", os.fspath(weights), report.note)
+        LOGGER.warning("%s", printable(f"{os.fspath(weights)}: {report.note}"))
     return model
 
 

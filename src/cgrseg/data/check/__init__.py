@@ -19,13 +19,23 @@ from cgrseg._process import cores
 from cgrseg.images.photos import read_photo
 
 from ..dataset import DataProblem, Samples, SegmentationDataset, size_problem, to_class_ids, unreadable
-from ..folder import SMOOTHED
+from ..folder import SMOOTHED, SPLITS
 from ..listing import list_dataset
 from ..masks import PASSING, ColoredMask, Ids, count_ids, is_binary, passes_between, read_mask_file, solid_values
 from ..settings import Format
-from .faults import MaskColors, class_problems, color_problem, jpeg_problem, mask_colors, palette_problems, rotated
+from .faults import (
+    MaskColors,
+    class_problems,
+    color_problem,
+    jpeg_problem,
+    mask_colors,
+    palette_problems,
+    rotated,
+    stored_palette,
+)
 from .report import DatasetReport, SplitReport
 
+NAMED = 4  # files with the same content named in a line
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -44,17 +54,20 @@ def inspect(root: str | Path, format: Format = "folder") -> DatasetReport:
     return _inspect(Path(root), format, most=None)
 
 
-def quick_check(root: str | Path, format: Format = "folder", *, pairs: int = 8) -> DatasetReport:
+def quick_check(
+    root: str | Path, format: Format = "folder", *, pairs: int = 8, splits: Sequence[str] = SPLITS
+) -> DatasetReport:
     """The fast form, for the start of a training: layout, class list, unpaired files, and some pairs of each split.
 
     Args:
         root, format: as in `inspect`.
         pairs: how many are opened in each split.
+        splits: those that are checked.
 
     Raises:
         FileNotFoundError, ValueError: as in `inspect`.
     """
-    return _inspect(Path(root), format, most=pairs)
+    return _inspect(Path(root), format, most=pairs, splits=splits)
 
 
 def class_shares(samples: Samples, *, most: int = 5000) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -102,11 +115,11 @@ class _Checked:
     ignored: int = 0
 
 
-def _inspect(root: Path, format: Format, *, most: int | None) -> DatasetReport:
-    listing = list_dataset(root, format)
+def _inspect(root: Path, format: Format, *, most: int | None, splits: Sequence[str] = SPLITS) -> DatasetReport:
+    listing = list_dataset(root, format, splits)
     labels = listing.labels
     problems = list(listing.problems)
-    splits: list[SplitReport] = []
+    reports: list[SplitReport] = []
     copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
     colors: list[tuple[Path, MaskColors]] = []
     for samples in listing.splits:
@@ -115,10 +128,10 @@ def _inspect(root: Path, format: Format, *, most: int | None) -> DatasetReport:
         check = partial(_check_pair, samples, known=labels is not None)
         checked = list(_each(check, [pairs[place] for place in chosen], f"check {samples.split}"))
         split = _summary(samples, checked, listing.notes.get(samples.split, ""))
-        if labels is not None and most is not None and split.raw:
-            others = [pairs[place][1] for place in sorted(set(range(len(pairs))) - set(chosen))]
+        others = [pairs[place][1] for place in sorted(set(range(len(pairs))) - set(chosen))]
+        if labels is not None and split.raw:
             _add_until_two_classes(samples, split, others)
-        splits.append(split)
+        reports.append(split)
         for pair in checked:
             problems += pair.problems
             if most is None and pair.content:
@@ -128,12 +141,14 @@ def _inspect(root: Path, format: Format, *, most: int | None) -> DatasetReport:
             if len(samples.labels) == 2 and is_binary(set(pair.raw or ())) and not is_binary(set(split.raw)):
                 cause = "holds only 0 and 255, while other masks hold 1: 255 is ignored, but is it the object here?"
                 problems.append(DataProblem("binary masks among others", cause, pair.pair[1], is_error=False))
+        if format == "folder":
+            colors += _other_palettes(others, [pair.pair[1] for pair in checked], samples.split)
     problems += _duplicates(copies)
     if format == "folder":
         problems += palette_problems(colors, labels)
     if labels is not None:
-        problems += class_problems(splits, labels, complete=most is None)
-    return DatasetReport(root, format, labels, tuple(splits), tuple(problems))
+        problems += class_problems(reports, labels, complete=most is None)
+    return DatasetReport(root, format, labels, tuple(reports), tuple(problems))
 
 
 def _check_pair(samples: SegmentationDataset, pair: tuple[Path, Path], *, known: bool) -> _Checked:
@@ -231,9 +246,25 @@ def _add_until_two_classes(samples: SegmentationDataset, split: SplitReport, mas
         np.add.at(split.pixels, classes[known], counts[known])
 
 
+def _other_palettes(masks: Sequence[Path], checked: Sequence[Path], split: str) -> Iterator[tuple[Path, MaskColors]]:
+    """The colours of masks that were not opened, if their palette, which is quick to read, is not one of `checked`."""
+    known = {stored_palette(path) for path in checked}
+    for path, palette in zip(masks, _each(stored_palette, masks, f"palettes of {split}"), strict=True):
+        if palette and not any(other.startswith(palette) or palette.startswith(other) for other in known if other):
+            known.add(palette)
+            try:
+                colors = mask_colors(path, count_ids(read_mask_file(path))[0].tolist())
+            except (OSError, ValueError):  # reported when it is read
+                continue
+            if colors is not None:
+                yield path, colors
+
+
 def _duplicates(copies: dict[bytes, list[tuple[str, Path]]]) -> Iterator[DataProblem]:
     for places in copies.values():
-        names = ", ".join(str(path) for _, path in places)
+        names = ", ".join(str(path) for _, path in places[:NAMED])
+        if len(places) > NAMED:
+            names += f" and {len(places) - NAMED} more"
         if len({split for split, _ in places}) > 1:
             cause = f"{names} are the same photo: scores would count photos of the training; keep it in one split"
             yield DataProblem("photos in more than one split", cause)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from cgrseg.images.photos import Pixels
+from cgrseg.images.photos import DAMAGE, Pixels
 from cgrseg.labels import LabelSpace
 
 from ..dataset import DataProblem, unreadable
@@ -47,6 +47,15 @@ def mask_colors(path: Path, ids: Sequence[int]) -> MaskColors | None:
     table = np.array(palette).reshape(-1, 3) @ (65536, 256, 1)
     codes = {value: int(table[value]) for value in ids if value < len(table)}
     return None if all(code == value * 0x010101 for value, code in codes.items()) else MaskColors(True, codes)
+
+
+def stored_palette(path: Path) -> bytes:
+    """The palette of a mask file, without decoding its pixels; empty if it has none or can't be read."""
+    try:
+        with Image.open(path) as mask:
+            return bytes(mask.palette.palette) if mask.mode == "P" and mask.palette is not None else b""
+    except DAMAGE:
+        return b""
 
 
 def palette_problems(masks: Sequence[tuple[Path, MaskColors]], labels: LabelSpace | None) -> Iterator[DataProblem]:
