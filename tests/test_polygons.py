@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Outline
+from scipy import ndimage
 
 from cgrseg.images.polygons import Polygon, find_polygons, polygon_area
 
@@ -114,3 +115,13 @@ def test_classes_that_are_left_out_are_holes() -> None:
 def test_a_tolerance_that_is_not_a_distance_is_refused(tolerance: float) -> None:
     with pytest.raises(ValueError, match="tolerance is"):
         find_polygons(RINGS, [1], tolerance=tolerance)
+
+
+@pytest.mark.parametrize("seed", [39, 144, 177, 230, 270, 271])
+def test_lines_that_would_cross_are_simplified_less(seed: int) -> None:
+    """Maps whose borders cross if each line is simplified to the tolerance."""
+    random = np.random.default_rng(seed)
+    side = random.integers(8, 24)
+    labels = ndimage.median_filter(random.integers(0, 3, (side, side)).astype(np.uint8), 3)
+    polygons = find_polygons(labels, range(3), tolerance=float(random.choice([1, 2, 3, 5])))
+    assert (covered(polygons, labels.shape, at=(0.5137, 0.4871)) != NOWHERE).all()

@@ -1,0 +1,112 @@
+"""Class names written on the large regions of a picture, where they fit and do not cover each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from .text import font, shortened
+
+Array = np.ndarray[Any, np.dtype[Any]]
+GRID = 160  # cells along the longer side: regions are searched for places in a small copy of the label map
+SMALLEST_REGION = 0.01  # share of the picture
+MOST_NAMES = 40
+SMALLEST_LETTER = 10  # pixels
+INSIDE = 0.97  # share of a name's box that must lie in its region
+FILL, STROKE = (255, 255, 255), (0, 0, 0)
+
+
+class Place(NamedTuple):
+    """A name in the picture: its text, the middle of its box in pixels, and the size of its letters."""
+
+    text: str
+    x: float
+    y: float
+    letter: int
+
+
+def draw_names(picture: Image.Image, labels: Array, names: Sequence[str], *, skip: Sequence[int] = ()) -> None:
+    """Write the names of the classes on their large regions, white with a black contour.
+
+    Args:
+        picture: RGB, is changed.
+        labels: class ids [H, W] of the same size.
+        names: of the classes; ids beyond them have no names.
+        skip: classes without a name in the picture.
+    """
+    draw = ImageDraw.Draw(picture)
+    for place in place_names(labels, names, skip=skip):
+        stroke = max(place.letter // 9, 1)
+        letters = font(place.letter, place.text)
+        draw.text((place.x, place.y), place.text, FILL, letters, anchor="mm", stroke_width=stroke, stroke_fill=STROKE)
+
+
+def letter_size(width: int, height: int) -> int:
+    """Height in pixels of the letters on a picture, and in its legend."""
+    return min(max(12, round(math.sqrt(width * height) / 42)), 160)
+
+
+def place_names(labels: Array, names: Sequence[str], *, skip: Sequence[int] = ()) -> list[Place]:
+    """Where names fit, the largest regions first."""
+    height, width = labels.shape
+    scale = max(height, width) / GRID if max(height, width) > GRID else 1.0
+    rows, columns = ((np.arange(max(int(side / scale), 1)) + 0.5) * scale for side in (height, width))
+    small = labels[rows.astype(int)[:, None], columns.astype(int)]
+    free = np.ones(small.shape, bool)
+    largest = letter_size(width, height)
+    places = []
+    for label, region in _large_regions(small, names, skip):
+        text = shortened(names[label])
+        for letter in (largest, max(round(largest * 0.75), SMALLEST_LETTER)):
+            box = _box(text, letter, scale)
+            found = _best(region, free, box)
+            if found is not None:
+                row, column = found
+                top, left = row - box[0] // 2, column - box[1] // 2
+                free[top : top + box[0], left : left + box[1]] = False
+                middle = ((left + box[1] / 2) * scale, (top + box[0] / 2) * scale)
+                places.append(Place(text, *middle, letter))
+                break
+    return places
+
+
+def _large_regions(small: Array, names: Sequence[str], skip: Sequence[int]) -> list[tuple[int, Array]]:
+    """(class, bool [h, w]) of regions, the largest first."""
+    regions = []
+    for label in np.unique(small).tolist():
+        if label >= len(names) or label in skip:
+            continue
+        numbers, _ = ndimage.label(small == label)
+        sizes = np.bincount(numbers.ravel())[1:]
+        regions += [
+            (int(size), label, numbers == number)
+            for number, size in enumerate(sizes, 1)
+            if size >= SMALLEST_REGION * small.size
+        ]
+    regions.sort(key=lambda each: -each[0])
+    return [(label, region) for _, label, region in regions[:MOST_NAMES]]
+
+
+def _box(text: str, letter: int, scale: float) -> tuple[int, int]:
+    """Rows and columns of the grid that a name takes."""
+    wide = font(letter, text).getlength(text) + letter / 2
+    return max(int(np.ceil(1.3 * letter / scale)), 1), max(int(np.ceil(wide / scale)), 1)
+
+
+def _best(region: Array, free: Array, box: tuple[int, int]) -> tuple[int, int] | None:
+    """The middle of the box that lies in the region and is farthest from its border; None if it does not fit."""
+    if box[0] > region.shape[0] or box[1] > region.shape[1]:
+        return None
+    inside = ndimage.uniform_filter((region & free).astype(np.float32), box, mode="constant")
+    taken = ndimage.uniform_filter((~free).astype(np.float32), box, mode="constant")
+    fits = (inside >= INSIDE) & (taken < 0.5 / (box[0] * box[1]))
+    if not fits.any():
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(np.where(fits, depth, -1).argmax()), region.shape)
+    return int(row), int(column)
