@@ -101,8 +101,9 @@ def test_a_boundary_moves_no_farther_than_the_tolerance_and_loses_corners() -> N
 def test_the_corners_of_the_image_are_kept() -> None:
     labels = np.zeros((40, 40), np.uint8)
     labels[:20] = 1
-    (half,) = find_polygons(labels, [1], tolerance=30)
-    assert sorted(half.exterior.tolist()) == [[0, 0], [0, 20], [40, 0], [40, 20]]
+    for tolerance in (30, float("inf")):
+        (half,) = find_polygons(labels, [1], tolerance=tolerance)
+        assert sorted(half.exterior.tolist()) == [[0, 0], [0, 20], [40, 0], [40, 20]]
 
 
 def test_classes_that_are_left_out_are_holes() -> None:

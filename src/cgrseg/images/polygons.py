@@ -59,6 +59,7 @@ def find_polygons(labels: Array, classes: Sequence[int], *, tolerance: float = 0
     if not len(regions.classes):
         return []
     rings = find_rings(regions.numbers)
+    tolerance = min(tolerance, float(max(labels.shape)))
     exteriors: dict[int, Array] = {}
     holes: dict[int, list[Array]] = {}
     for ring, corners in zip(rings, simplify(rings, tolerance), strict=True):
