@@ -49,10 +49,11 @@ def predict(
     are kept. Files are written atomically. Files that cannot be labelled are listed at the end, and the exit code is
     then 1.
 
-    Examples:
-    `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled`
-    `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled --save cutout --classes skin,hair`
-    `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled --save coco,csv --threshold 0.6`
+    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled`
+
+    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out out --save cutout --classes skin,hair`
+
+    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out out --save coco,csv --threshold 0.6`
 
     Args:
         sources: images, videos, folders (with sub-folders) or quoted globs; with --engine ray also URLs, Parquet
@@ -181,7 +182,7 @@ def _predict_on_cluster(
 
 
 def _class_ids(classes: list[str], labels: LabelSpace) -> list[int]:
-    """Classes joined by commas, or names with commas such as ADE20K's "screen, silver screen"."""
+    """Classes joined by commas, or names that contain commas."""
     return labels.find(
         [part for name in classes for part in ([name] if name in labels.names else split_commas([name]))]
     )
