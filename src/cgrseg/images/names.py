@@ -60,14 +60,13 @@ def place_names(labels: Array, names: Sequence[str], *, skip: Sequence[int] = ()
     free = np.ones(small.shape, bool)
     largest = letter_size(width, height)
     places = []
-    for label, region in _large_regions(small, names, skip):
+    for label, (rows_of, columns_of), region in _large_regions(small, names, skip):
         text = shortened(names[label])
         for letter in (largest, max(round(largest * 0.75), SMALLEST_LETTER)):
             box = _box(text, letter, scale)
-            found = _best(region, free, box)
+            found = _best(region, free[rows_of, columns_of], box)
             if found is not None:
-                row, column = found
-                top, left = row - box[0] // 2, column - box[1] // 2
+                top, left = rows_of.start + found[0], columns_of.start + found[1]
                 free[top : top + box[0], left : left + box[1]] = False
                 middle = ((left + box[1] / 2) * scale, (top + box[0] / 2) * scale)
                 places.append(Place(text, *middle, letter))
@@ -75,21 +74,21 @@ def place_names(labels: Array, names: Sequence[str], *, skip: Sequence[int] = ()
     return places
 
 
-def _large_regions(small: Array, names: Sequence[str], skip: Sequence[int]) -> list[tuple[int, Array]]:
-    """(class, bool [h, w]) of regions, the largest first."""
+def _large_regions(
+    small: Array, names: Sequence[str], skip: Sequence[int]
+) -> list[tuple[int, tuple[slice, slice], Array]]:
+    """(class, rows and columns of its box, bool [h, w] in the box) of regions, the largest first."""
     regions = []
     for label in np.unique(small).tolist():
         if label >= len(names) or label in skip:
             continue
         numbers, _ = ndimage.label(small == label)
         sizes = np.bincount(numbers.ravel())[1:]
-        regions += [
-            (int(size), label, numbers == number)
-            for number, size in enumerate(sizes, 1)
-            if size >= SMALLEST_REGION * small.size
-        ]
+        boxes = ndimage.find_objects(numbers)
+        for number in np.flatnonzero(sizes >= SMALLEST_REGION * small.size).tolist():
+            regions.append((int(sizes[number]), label, boxes[number], numbers[boxes[number]] == number + 1))
     regions.sort(key=lambda each: -each[0])
-    return [(label, region) for _, label, region in regions[:MOST_NAMES]]
+    return [(label, box, region) for _, label, box, region in regions[:MOST_NAMES]]
 
 
 def _box(text: str, letter: int, scale: float) -> tuple[int, int]:
@@ -99,14 +98,21 @@ def _box(text: str, letter: int, scale: float) -> tuple[int, int]:
 
 
 def _best(region: Array, free: Array, box: tuple[int, int]) -> tuple[int, int] | None:
-    """The middle of the box that lies in the region and is farthest from its border; None if it does not fit."""
+    """Top and left of the place for a box in the region whose middle is farthest from the border; None if none fits."""
     if box[0] > region.shape[0] or box[1] > region.shape[1]:
         return None
-    inside = ndimage.uniform_filter((region & free).astype(np.float32), box, mode="constant")
-    taken = ndimage.uniform_filter((~free).astype(np.float32), box, mode="constant")
-    fits = (inside >= INSIDE) & (taken < 0.5 / (box[0] * box[1]))
+    fits = (_sums(region, box) >= INSIDE * box[0] * box[1]) & (_sums(~free, box) == 0)
     if not fits.any():
         return None
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(np.where(fits, depth, -1).argmax()), region.shape)
-    return int(row), int(column)
+    middle = depth[box[0] // 2 :, box[1] // 2 :][: fits.shape[0], : fits.shape[1]]
+    top, left = np.unravel_index(int(np.where(fits, middle, -1).argmax()), fits.shape)
+    return int(top), int(left)
+
+
+def _sums(values: Array, box: tuple[int, int]) -> Array:
+    """The sum in each box, by the place of its upper left corner."""
+    totals = np.pad(values.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    tall, wide = box
+    sums: Array = totals[tall:, wide:] - totals[:-tall, wide:] - totals[tall:, :-wide] + totals[:-tall, :-wide]
+    return sums

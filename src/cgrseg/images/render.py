@@ -37,7 +37,11 @@ def overlay(photo: Pixels, labels: Pixels, label_space: LabelSpace, *, alpha: fl
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}: use a number from 0 (only the image) to 1 (only the colours)")
     original = Image.fromarray(photo)
-    picture = Image.blend(original, Image.fromarray(_colors(label_space)[labels]), alpha)
+    if labels.dtype == np.uint8:
+        colors = mask_picture(labels, label_space).convert("RGB")
+    else:
+        colors = Image.fromarray(_colors(label_space)[labels])
+    picture = Image.blend(original, colors, alpha)
     plain = uncolored(labels, label_space)
     if plain.any():
         picture.paste(original, mask=Image.fromarray(plain))
@@ -62,8 +66,18 @@ def draw_outlines(
         width: of the line in pixels; by default it follows the size of the picture.
     """
     width = width or max(round((picture.width * picture.height) ** 0.5 / 400), 1)
-    size = 2 * width + 1
-    edge = ndimage.maximum_filter(labels, size) != ndimage.minimum_filter(labels, size)
+    edge = np.zeros(labels.shape, bool)
+    for one, other in (  # pixels and their neighbours
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[1:], np.s_[:-1]),
+        (np.s_[1:, 1:], np.s_[:-1, :-1]),
+        (np.s_[1:, :-1], np.s_[:-1, 1:]),
+    ):
+        differ = labels[one] != labels[other]
+        edge[one] |= differ
+        edge[other] |= differ
+    if width > 1:
+        edge = ndimage.maximum_filter(edge, 2 * width - 1)
     edge &= ~uncolored(labels, label_space)
     result = np.array(picture)
     result[edge] = _colors(label_space)[labels[edge]]
@@ -71,14 +85,16 @@ def draw_outlines(
 
 
 def seen_colors(picture: Image.Image, labels: Pixels, classes: Sequence[int]) -> list[Color]:
-    """The mean colour of each class in a picture of the size of the label map."""
+    """The mean colour of each class in a picture of the size of the label map, which contains these classes."""
     step = max(int((labels.size / SAMPLED) ** 0.5), 1)
-    pixels = np.asarray(picture)
+    pixels, sampled = np.asarray(picture), labels[::step, ::step].ravel()
+    counts = np.bincount(sampled, minlength=max(classes, default=0) + 1)
+    channels = pixels[::step, ::step].reshape(-1, 3).T
+    sums = np.stack([np.bincount(sampled, channel, len(counts)) for channel in channels], 1)
     means = []
     for label in classes:
-        found = pixels[::step, ::step][labels[::step, ::step] == label]
-        found = found if len(found) else pixels[labels == label]
-        means.append(tuple(map(int, found.mean(0).round())))
+        mean = sums[label] / counts[label] if counts[label] else pixels[labels == label].mean(0)  # of a small class
+        means.append(tuple(map(int, mean.round())))
     return means  # type: ignore[return-value]
 
 
