@@ -126,3 +126,13 @@ def test_lines_that_would_cross_are_simplified_less(seed: int) -> None:
     labels = ndimage.median_filter(random.integers(0, 3, (side, side)).astype(np.uint8), 3)
     polygons = find_polygons(labels, range(3), tolerance=float(random.choice([1, 2, 3, 5])))
     assert (covered(polygons, labels.shape, at=(0.5137, 0.4871)) != NOWHERE).all()
+
+
+def test_an_island_stays_in_the_region_around_it() -> None:
+    labels = np.zeros((30, 30), np.uint8)
+    labels[15:] = 1
+    labels[10:15, 10:17] = 1  # a bump that the tolerance would remove, with an island in it
+    labels[12, 13] = 2
+    polygons = find_polygons(labels, range(3), tolerance=8)
+    assert (covered(polygons, labels.shape, at=(0.5137, 0.4871)) != NOWHERE).all()
+    assert len(polygons[-1].exterior) == 4  # rectangles keep their corners

@@ -142,7 +142,7 @@ def test_names_stand_on_their_regions_and_do_not_cover_each_other(size: tuple[in
     placed = boxes(labels, names)
     assert len(placed) >= 4
     for name, rows, columns in placed:
-        assert (labels[rows, columns] == names.index(name)).mean() > 0.93
+        assert (labels[rows, columns] == names.index(name)).mean() > 0.98
         assert not written[rows, columns].any()
         written[rows, columns] = True
 
@@ -151,6 +151,8 @@ def test_regions_that_are_small_thin_or_without_a_class_have_no_name() -> None:
     labels = np.full((400, 600), 255, np.uint8)
     labels[100:104] = 0  # thin
     labels[200:210, 300:310] = 1  # small
+    rows, columns = np.indices(labels.shape)
+    labels[(abs(rows - columns + 250) < 6) & (columns > 350)] = 1  # thin and slanted
     assert place_names(labels, ["sky", "road"]) == []
     assert place_names(np.zeros((3, 2), np.uint8), ["sky"]) == []
     assert [place.text for place in place_names(np.zeros((300, 300), np.uint8), ["sky"])] == ["sky"]

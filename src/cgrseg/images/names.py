@@ -17,7 +17,6 @@ GRID = 160  # cells along the longer side: regions are searched for places in a 
 SMALLEST_REGION = 0.01  # share of the picture
 MOST_NAMES = 40
 SMALLEST_LETTER = 10  # pixels
-INSIDE = 0.97  # share of a name's box that must lie in its region
 FILL, STROKE = (255, 255, 255), (0, 0, 0)
 
 
@@ -52,22 +51,20 @@ def letter_size(width: int, height: int) -> int:
 
 
 def place_names(labels: Array, names: Sequence[str], *, skip: Sequence[int] = ()) -> list[Place]:
-    """Where names fit, the largest regions first."""
+    """Where names fit, the largest regions first. They lie in their regions, so they do not cover each other."""
     height, width = labels.shape
     scale = max(height, width) / GRID if max(height, width) > GRID else 1.0
     rows, columns = ((np.arange(max(int(side / scale), 1)) + 0.5) * scale for side in (height, width))
     small = labels[rows.astype(int)[:, None], columns.astype(int)]
-    free = np.ones(small.shape, bool)
     largest = letter_size(width, height)
     places = []
     for label, (rows_of, columns_of), region in _large_regions(small, names, skip):
         text = shortened(names[label])
         for letter in (largest, max(round(largest * 0.75), SMALLEST_LETTER)):
             box = _box(text, letter, scale)
-            found = _best(region, free[rows_of, columns_of], box)
+            found = _best(region, box)
             if found is not None:
                 top, left = rows_of.start + found[0], columns_of.start + found[1]
-                free[top : top + box[0], left : left + box[1]] = False
                 middle = ((left + box[1] / 2) * scale, (top + box[0] / 2) * scale)
                 places.append(Place(text, *middle, letter))
                 break
@@ -97,11 +94,11 @@ def _box(text: str, letter: int, scale: float) -> tuple[int, int]:
     return max(int(np.ceil(1.3 * letter / scale)), 1), max(int(np.ceil(wide / scale)), 1)
 
 
-def _best(region: Array, free: Array, box: tuple[int, int]) -> tuple[int, int] | None:
+def _best(region: Array, box: tuple[int, int]) -> tuple[int, int] | None:
     """Top and left of the place for a box in the region whose middle is farthest from the border; None if none fits."""
     if box[0] > region.shape[0] or box[1] > region.shape[1]:
         return None
-    fits = (_sums(region, box) >= INSIDE * box[0] * box[1]) & (_sums(~free, box) == 0)
+    fits = _sums(region, box) == box[0] * box[1]
     if not fits.any():
         return None
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]

@@ -61,11 +61,17 @@ def _shared(arc: Array, exact: dict[Key, Array]) -> tuple[Key, bool]:
 
 
 def _kept(line: Array, tolerance: float) -> Array:
-    """bool [n]: the corners that Douglas and Peucker's method keeps; of closed lines at least three."""
+    """bool [n]: the corners that Douglas and Peucker's method keeps; of closed lines at least three.
+
+    Rectangles, such as single pixels, keep all corners.
+    """
+    is_closed = np.array_equal(line[0], line[-1])
+    if is_closed and len(line) <= 5:
+        return np.ones(len(line), bool)
     kept = np.zeros(len(line), bool)
     kept[[0, -1]] = True
     waiting = [(0, len(line) - 1)]
-    if np.array_equal(line[0], line[-1]):
+    if is_closed:
         away = int(np.square(line - line[0]).sum(1).argmax())
         off = _distances(line, line[0], line[away]) * (np.arange(len(line)) != away)
         third = int(off.argmax())
