@@ -229,8 +229,8 @@ def test_every_help_page_explains_every_option_and_has_an_example(
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"Usage: cgrseg {name}" in text and max(map(len, text.splitlines())) <= 80
-    (example,) = re.findall(r"^Example: (cgrseg .*?) *$", text, re.MULTILINE)
-    assert example.split()[1] == name
+    examples = re.findall(r"^Example: cgrseg (\S+)", text, re.MULTILINE)
+    assert examples and set(examples) == {name}
     for argument in make_app()[name].assemble_argument_collection(parse_docstring=True):
         if not argument.children:
             assert argument.parameter.help, f"cgrseg {name}: the docstring does not explain {argument.name}"
@@ -239,8 +239,10 @@ def test_every_help_page_explains_every_option_and_has_an_example(
 def test_the_examples_are_valid_command_lines() -> None:
     app = make_app()
     for name in VERBS:
-        (example,) = re.findall(r"Example: `cgrseg (.*)`", inspect.getdoc(app[name].default_command) or "")
-        app.parse_args(shlex.split(example), exit_on_error=False, print_error=False)
+        examples = re.findall(r"Example: `cgrseg (.*)`", inspect.getdoc(app[name].default_command) or "")
+        assert examples
+        for example in examples:
+            app.parse_args(shlex.split(example), exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize("flag", ["-V", "--version"])

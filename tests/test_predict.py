@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 from cgrseg.cli.main import main
 from cgrseg.inference import pipeline
-from cgrseg.inference.pipeline import segment_files
+from cgrseg.inference.pipeline import Job, segment_files
 from cgrseg.inference.predictor import Prediction, Predictor, Prepared
 from cgrseg.inference.result import Segmentation
 from cgrseg.inference.segmenter import Segmenter
@@ -198,11 +199,11 @@ def test_a_write_that_fails_leaves_no_half_file_and_the_old_one(
     (tmp_path / "out" / "a.mask.png").write_bytes(b"old")
     write = pipeline._write
 
-    def fails_for_a(result: Segmentation, outputs: dict[str, Path]) -> None:
+    def fails_for_a(result: Segmentation, job: Job, **options: Any) -> None:
         with monkeypatch.context() as patch:
             if result.labels.shape == (64, 64):
                 patch.setattr(Path, "write_bytes", disk_full)
-            write(result, outputs)
+            write(result, job, **options)
 
     def disk_full(self: Path, data: bytes) -> int:
         with open(self, "wb") as file:
@@ -256,9 +257,9 @@ def test_reading_and_writing_go_on_while_the_network_runs(
         runs.append(len(reads))
         return run(self, group)
 
-    def watched_write(*arguments: object) -> None:
+    def watched_write(*arguments: Any, **options: Any) -> None:
         assert second_run.wait(20), "the network waits until the first photo is written"
-        write(*arguments)
+        write(*arguments, **options)
 
     runs: list[int] = []
     monkeypatch.setattr(Segmenter, "prepare", watched_prepare)

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ import uvicorn
 
 from cgrseg.cli.main import main
 from cgrseg.images.photos import photo_size, read_photo_bytes
+from cgrseg.inference.outputs import MEDIA_TYPES, OutputOptions, encode
 from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
@@ -224,6 +226,35 @@ def test_json_has_shares_and_confidence(server: Client, segmenter: Segmenter) ->
         assert entry["pixels"] == inside.sum() and entry["color"] == list(COLORS[entry["id"]])
         assert entry["confidence"] == pytest.approx(confidence[inside].mean(), abs=1e-4)
     assert told["confidence"] == pytest.approx(confidence.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("output", ["outline", "cutout", "geojson", "coco", "csv"])
+def test_the_outputs_of_predict_come_from_the_server_too(server: Client, segmenter: Segmenter, output: str) -> None:
+    photo = draw(5)
+    name, ids = segmenter.labels.names[0], [0, 2]
+    query = f"?output={output}&threshold=0.4&tolerance=0&classes={quote(name)}&classes=2"
+    status, headers, content = server.segment(encoded(photo), query)
+    result = segmenter(photo).with_threshold(0.4)
+    assert (status, headers["content-type"]) == (200, MEDIA_TYPES[output])
+    if output == "cutout":
+        with Image.open(io.BytesIO(content)) as picture:
+            np.testing.assert_array_equal(np.asarray(picture)[..., 3] > 0, np.asarray(result.cutout(ids))[..., 3] > 0)
+    elif output != "outline":
+        assert content == encode(result, output, OutputOptions(ids, 0), file_name="photo")
+
+
+@pytest.mark.parametrize(
+    ("query", "complaint"),
+    [
+        ("?output=cutout&classes=nothing", "classes: no class is called 'nothing'"),
+        ("?output=cutout", "classes: a cut-out needs classes"),
+        ("?output=geojson&tolerance=nan", "tolerance"),
+        ("?threshold=2", "threshold"),
+    ],
+)
+def test_wrong_classes_tolerances_and_thresholds_are_refused(server: Client, query: str, complaint: str) -> None:
+    status, _, content = server.segment(encoded(draw(5)), query)
+    assert status == 422 and json.loads(content)["detail"].startswith(complaint)
 
 
 def from_counts(counts: list[int], size: list[int]) -> np.ndarray:

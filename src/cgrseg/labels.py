@@ -6,7 +6,9 @@ import colorsys
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,29 @@ class LabelSpace:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def background(self) -> int | None:
+        """The class called "background", in any case, or "_background_"; None if there is none."""
+        names = [name.strip("_").casefold() for name in self.names]
+        return names.index("background") if "background" in names else None
+
+    def find(self, classes: Sequence[str | int]) -> list[int]:
+        """The ids of classes given by name or id, each once, in increasing order.
+
+        Raises:
+            ValueError: there is no such class; the message suggests similar names.
+        """
+        ids = set()
+        for wanted in classes:
+            if wanted in self.names:
+                ids.add(self.names.index(str(wanted)))
+            elif str(wanted).isdecimal() and int(wanted) < len(self):
+                ids.add(int(wanted))
+            else:
+                near = get_close_matches(str(wanted), self.names, n=5) or [*self.names[:20], "…"][: len(self)]
+                raise ValueError(f"no class is called {wanted!r}: choose a name such as {', '.join(near)}, or an id")
+        return sorted(ids)
 
     @classmethod
     def numbered(cls, count: int) -> LabelSpace:

@@ -18,6 +18,7 @@ from ._common import Weights, check_weights, make_folder, parse_size, split_comm
 if TYPE_CHECKING:
     from cgrseg.description import Description
     from cgrseg.inference.pipeline import Job
+    from cgrseg.labels import LabelSpace
     from cgrseg.measure.complexity import Cost
 
 
@@ -32,6 +33,10 @@ def predict(
     window: int = 512,
     batch: PositiveInt = 1,
     short_side: int | None = None,
+    threshold: float = 0.0,
+    classes: Annotated[list[str] | None, Parameter(metavar="CLASS...")] = None,
+    tolerance: float = 1.0,
+    palette: Literal["weights", "distinct"] = "weights",
     device: str = "auto",
     bf16: bool = False,
     resume: bool = False,
@@ -47,19 +52,29 @@ def predict(
 
     Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled`
 
+    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out out --save cutout --classes skin,hair`
+
+    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out out --save coco,csv --threshold 0.6`
+
     Args:
         sources: images, videos, folders (with sub-folders) or quoted globs; with --engine ray also URLs, Parquet
             tables with a column path, or name and bytes, and WebDataset tars
         weights: a weights file, the name of bundled weights, hf:USER/NAME, or a file of `cgrseg export`
         out: output folder
-        save: outputs of an image: overlay, mask, confidence (white is certain), and with --engine ray parquet (a
-            table of masks, shares and confidence); default: overlay mask
+        save: outputs of an image: overlay, mask, outline (lines around the classes), cutout (some classes on a
+            transparent ground), geojson (polygons), confidence (white is certain); one file per folder: coco
+            (annotations.coco.json), csv (shares.csv, a row per image); with --engine ray parquet (a table of masks,
+            shares and confidence); default: overlay mask
         mode: whole image; slide (overlapping windows, for large images), slide-cosine (windows weighted towards
             their centre), scales (average over six scales) or tta (scales and flips: most accurate, slowest)
         window: side of the windows in pixels
         batch: images of equal size that are processed together; more than 1 helps on a GPU
         short_side: shorter side in pixels that images are resized to for the network, 0 for no resizing; default:
             as stored in the weights. Outputs have the size of the image
+        threshold: pixels with a lower confidence, 0 to 1, are unknown: in masks they get the ignored value (255)
+        classes: names or ids of the classes for cutout, geojson and coco; default: all, for cutout all but background
+        tolerance: how many pixels polygons may differ from the mask, so that they have fewer corners; 0: exact
+        palette: colours as stored in the weights, or distinct ones, also for colour-blind people
         device: auto, cpu, cuda or cuda:N
         bf16: compute in bfloat16 if the device supports it: faster, a few labels change
         resume: keep existing outputs and make those that are missing or damaged
@@ -70,14 +85,16 @@ def predict(
     check_weights(weights)
     if engine == "ray":
         _check_kinds(kinds, more=("parquet",))
-        if bf16 or mode != "whole":
-            raise ValueError(f"{'--bf16' if bf16 else f'--mode {mode}'} needs --engine local")
+        given = {"--bf16": bf16, f"--mode {mode}": mode != "whole", "--threshold": threshold, "--classes": classes}
+        given |= {"--tolerance": tolerance != 1, "--palette": palette != "weights"}
+        if local := next((option for option, value in given.items() if value), None):
+            raise ValueError(f"{local} needs --engine local")
         return _predict_on_cluster(sources, weights, out, kinds, batch, short_side, device, resume, workers)
     if workers is not None:
         raise ValueError(f"--workers {workers} belongs to --engine ray: add it, or leave out --workers")
-    _check_kinds(kinds)
+    from cgrseg.inference.sources import FOLDER_OUTPUTS, find_sources
 
-    from cgrseg.inference.sources import find_sources
+    _check_kinds(kinds, more=tuple(FOLDER_OUTPUTS))
 
     found = find_sources(sources, out=Path(out), on_skipped=_say)
     videos = [source for source in found if source.is_video]
@@ -88,19 +105,29 @@ def predict(
 
     from cgrseg._process import busy
     from cgrseg._progress import progress_bar
-    from cgrseg.inference.pipeline import segment_files, unfinished
+    from cgrseg.images.cutout import cutout_classes
+    from cgrseg.inference.collected import CollectedFiles, check_owned
+    from cgrseg.inference.outputs import OutputOptions
+    from cgrseg.inference.pipeline import collected_paths, segment_files, unfinished
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.inference.video import require_pyav
 
     if videos:
         require_pyav()
-    segmenter = Segmenter(weights, device=device, mode=mode, window=window, short_side=short_side, bf16=bf16)
+    check_owned(collected_paths(jobs))
+    settings: dict[str, Any] = {"mode": mode, "window": window, "short_side": short_side, "bf16": bf16}
+    segmenter = Segmenter(weights, device=device, threshold=threshold, palette=palette, **settings)
+    options = OutputOptions(classes and _class_ids(classes, segmenter.labels), tolerance)
+    if "cutout" in kinds:
+        cutout_classes(segmenter.labels, options.classes)
+    collected = CollectedFiles(collected_paths(jobs), segmenter.labels, keep=resume)
     if resume:
         jobs = unfinished(jobs)
 
     images, problems, start = 0, [], time.perf_counter()
-    with progress_bar(total=None if videos else len(jobs), unit="image", disable=not jobs) as progress:
-        for done, problem in segment_files(segmenter, jobs, batch=batch):
+    progress = progress_bar(total=None if videos else len(jobs), unit="image", disable=not jobs)
+    with collected, progress as progress:
+        for done, problem in segment_files(segmenter, jobs, batch=batch, options=options, collected=collected):
             images += done
             progress.set_postfix_str(busy(), refresh=False)
             progress.update(done if problem is None else 1)
@@ -160,6 +187,13 @@ def _predict_on_cluster(
         problems.append(f"{more} more, see {out}/manifest")
     kept = f", {summary.there} were already done" if resume else ""
     return _report(summary.photos, time.perf_counter() - start, problems, f"{out}{kept}")
+
+
+def _class_ids(classes: list[str], labels: LabelSpace) -> list[int]:
+    """Classes joined by commas, or names that contain commas."""
+    return labels.find(
+        [part for name in classes for part in ([name] if name in labels.names else split_commas([name]))]
+    )
 
 
 def _check_kinds(kinds: list[str], more: tuple[str, ...] = ()) -> None:

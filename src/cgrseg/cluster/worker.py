@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from cgrseg.images import render
 from cgrseg.images.photos import read_photo_bytes
+from cgrseg.inference.outputs import encode
 from cgrseg.inference.pipeline import FAILURES
 from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.result import Segmentation
@@ -157,7 +157,7 @@ class BlockLabeler:
         try:
             for kind in self.kinds:
                 if kind != "parquet":
-                    self.out.write(name + PHOTO_OUTPUTS[kind], _encode(result, kind))
+                    self.out.write(name + PHOTO_OUTPUTS[kind], encode(result, kind))
         except FAILURES as error:
             return _failure(name, error)
         if "parquet" not in self.kinds:
@@ -177,14 +177,6 @@ class BlockLabeler:
 def hash_name(name: str) -> int:
     """64 bits of a name: those of ten million names take 80 MB."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-
-
-def _encode(result: Segmentation, kind: str) -> bytes:
-    if kind != "confidence":
-        return encode_result(result, "mask" if kind == "mask" else "overlay").content
-    buffer = BytesIO()
-    render.confidence_picture(result.confidence()).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _failure(name: str, error: BaseException) -> Row:

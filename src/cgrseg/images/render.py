@@ -1,28 +1,29 @@
-"""Label maps as pictures: overlays, legends with names and shares, palette masks, confidence."""
+"""Label maps as pictures: overlays, outlines, legends with names and shares, palette masks, confidence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from cgrseg.labels import Color, LabelSpace
+
+from .names import letter_size
+from .text import drawable, font, shortened
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 Entry = tuple[str, Color | None, float]  # name, colour of the swatch (None: no swatch), share of the pixels
 
 INK, PAPER, SWATCH_EDGE = (30, 30, 30), (255, 255, 255), (128, 128, 128)
-LONGEST_NAME = 28  # letters; longer names end in "…"
+SAMPLED = 1 << 16  # pixels whose mean is the colour in a legend
 FEWEST_ROWS = 4  # minimum rows of a legend, also for the smallest image
 
 
 def overlay(photo: Pixels, labels: Pixels, label_space: LabelSpace, *, alpha: float = 0.5) -> Image.Image:
-    """The image blended with the colours of its classes.
+    """The image blended with the colours of its classes; "background" and ids without a class are not coloured.
 
     Args:
         photo: uint8 RGB [H, W, 3].
@@ -35,11 +36,73 @@ def overlay(photo: Pixels, labels: Pixels, label_space: LabelSpace, *, alpha: fl
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}: use a number from 0 (only the image) to 1 (only the colours)")
+    original = Image.fromarray(photo)
     if labels.dtype == np.uint8:
         colors = mask_picture(labels, label_space).convert("RGB")
     else:
-        colors = Image.fromarray(np.array(label_space.colors, np.uint8)[labels])
-    return Image.blend(Image.fromarray(photo), colors, alpha)
+        colors = Image.fromarray(_colors(label_space)[labels])
+    picture = Image.blend(original, colors, alpha)
+    plain = uncolored(labels, label_space)
+    if plain.any():
+        picture.paste(original, mask=Image.fromarray(plain))
+    return picture
+
+
+def uncolored(labels: Pixels, label_space: LabelSpace) -> Pixels:
+    """bool [H, W]: pixels of "background", and of ids without a class."""
+    plain: Pixels = labels >= len(label_space)
+    return plain if label_space.background is None else plain | (labels == label_space.background)
+
+
+def draw_outlines(
+    picture: Image.Image, labels: Pixels, label_space: LabelSpace, *, width: int | None = None
+) -> Image.Image:
+    """The picture with a line along the inner side of each region, in the colour of its class.
+
+    Args:
+        picture: RGB.
+        labels: class ids [H, W] of the same size; "background" and ids without a class have no line.
+        label_space: gives the colours.
+        width: of the line in pixels; by default it follows the size of the picture.
+    """
+    width = width or max(round((picture.width * picture.height) ** 0.5 / 400), 1)
+    edge = np.zeros(labels.shape, bool)
+    for one, other in (  # pixels and their neighbours
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[1:], np.s_[:-1]),
+        (np.s_[1:, 1:], np.s_[:-1, :-1]),
+        (np.s_[1:, :-1], np.s_[:-1, 1:]),
+    ):
+        differ = labels[one] != labels[other]
+        edge[one] |= differ
+        edge[other] |= differ
+    if width > 1:
+        edge = ndimage.maximum_filter(edge, 2 * width - 1)
+    edge &= ~uncolored(labels, label_space)
+    result = np.array(picture)
+    result[edge] = _colors(label_space)[labels[edge]]
+    return Image.fromarray(result)
+
+
+def seen_colors(picture: Image.Image, labels: Pixels, classes: Sequence[int]) -> list[Color]:
+    """The mean colour of each class in a picture of the size of the label map, which contains these classes."""
+    step = max(int((labels.size / SAMPLED) ** 0.5), 1)
+    pixels, sampled = np.asarray(picture), labels[::step, ::step].ravel()
+    counts = np.bincount(sampled, minlength=max(classes, default=0) + 1)
+    channels = pixels[::step, ::step].reshape(-1, 3).T
+    sums = np.stack([np.bincount(sampled, channel, len(counts)) for channel in channels], 1)
+    means = []
+    for label in classes:
+        mean = sums[label] / counts[label] if counts[label] else pixels[labels == label].mean(0)  # of a small class
+        means.append(tuple(map(int, mean.round())))
+    return means  # type: ignore[return-value]
+
+
+def _colors(label_space: LabelSpace) -> Pixels:
+    """uint8 [65536, 3]: a colour for any id; ids without a class are black."""
+    colors = np.zeros((1 << 16, 3), np.uint8)
+    colors[: len(label_space)] = label_space.colors
+    return colors
 
 
 def mask_picture(labels: Pixels, label_space: LabelSpace) -> Image.Image:
@@ -65,9 +128,9 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
         entries: (name, colour, share) in display order.
     """
     width, height = picture.size
-    letter = min(max(12, round((width * height) ** 0.5 / 42)), 160)  # pixels
-    letters, row, margin = font(letter), round(letter * 1.5), letter // 2
-    column = 3 * margin + letter + max((_width(letters, entry) for entry in entries), default=0)
+    letter = letter_size(width, height)
+    row, margin = round(letter * 1.5), letter // 2
+    column = 3 * margin + letter + max((_width(letter, entry) for entry in entries), default=0)
     beside = height > width
     if beside:
         columns, rows = 1, max((height - 2 * margin) // row, FEWEST_ROWS)
@@ -88,16 +151,17 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
         x, y = left + margin + index // rows * column, top + margin + index % rows * row
         if entry[1] is not None:
             draw.rectangle((x, y, x + letter, y + letter), fill=entry[1], outline=SWATCH_EDGE)
-        draw.text((x + letter + margin, y + letter // 2), _text(entry), INK, letters, anchor="lm")
+        text = _text(entry)
+        draw.text((x + letter + margin, y + letter // 2), text, INK, font(letter, text), anchor="lm")
     return page
 
 
 def with_title(picture: Image.Image, title: str) -> Image.Image:
     """The picture with a line of text above it, cut at the picture's width."""
-    letter = min(max(12, round((picture.width * picture.height) ** 0.5 / 42)), 160)  # pixels, as in the legend
+    letter = letter_size(picture.width, picture.height)
     page = Image.new("RGB", (picture.width, picture.height + 2 * letter), PAPER)
     page.paste(picture, (0, 2 * letter))
-    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, font(letter), anchor="lm")
+    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, font(letter, title), anchor="lm")
     return page
 
 
@@ -109,33 +173,10 @@ def _shortened(entries: Sequence[Entry], places: int) -> Sequence[Entry]:
 
 
 def _text(entry: Entry) -> str:
-    name, share = " ".join(entry[0].split()), entry[2]
-    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    name, share = drawable(shortened(entry[0])), entry[2]
     return f"{name}  {share:.1%}" if share >= 0.001 else f"{name}  < 0.1%"
 
 
-def _width(letters: ImageFont.FreeTypeFont, entry: Entry) -> int:
-    return round(letters.getlength(_text(entry))) + 1
-
-
-@lru_cache(maxsize=16)
-def font(letter: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more. Pillow's own font has only ASCII.
-
-    Args:
-        letter: size in pixels.
-
-    Raises:
-        OSError: Pillow was built without FreeType.
-    """
-    package = find_spec("matplotlib")
-    assert package is not None and package.origin is not None
-    path = Path(package.origin).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf"  # importing it takes 0.2 s
-    if not path.is_file():  # a system's own package
-        from matplotlib import get_data_path
-
-        path = Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-    try:
-        return ImageFont.truetype(path, letter)
-    except ImportError as error:
-        raise OSError("this Pillow was built without FreeType, which draws the legend: `pip install pillow`") from error
+def _width(letter: int, entry: Entry) -> int:
+    text = _text(entry)
+    return round(font(letter, text).getlength(text)) + 1

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cgrseg.images import render
-from cgrseg.images.files import is_image, remove_unfinished, save_image
+from cgrseg.images.files import is_image, remove_unfinished, write_file
 
+from .collected import CollectedFiles, coco_record, collected_names
+from .outputs import DEFAULT, OutputOptions, encode
 from .predictor import Prepared
 from .result import Segmentation
 from .segmenter import Segmenter, batches
-from .sources import Source
+from .shares import csv_row
+from .sources import FOLDER_OUTPUTS, Source
 from .video import segment_video
 
 # What a bad or too large file may raise; anything else is a bug and stops the run.
@@ -28,21 +31,28 @@ FAILURES = (OSError, ValueError, MemoryError)
 Job = tuple[Source, Mapping[str, Path]]  # an image or video, and the outputs to write: kind -> path
 Outcome = tuple[int, str | None]  # images done since the last one, and the error of one, if any
 MOST_PARALLEL = 8  # images in the network at the same time: memory grows with them
-# For an image of 400x605: 4 ms, where the fastest PNG takes 35 and is five times larger. Without chroma subsampling
-# coloured edges stay sharp.
-JPEG: dict[str, Any] = {"quality": 90, "subsampling": 0}
 
 
-def segment_files(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int = 1) -> Iterator[Outcome]:
+def segment_files(
+    segmenter: Segmenter,
+    jobs: Sequence[Job],
+    *,
+    batch: int = 1,
+    options: OutputOptions = DEFAULT,
+    collected: CollectedFiles | None = None,
+) -> Iterator[Outcome]:
     """Segment images, then videos. Outputs are written atomically; a file that fails does not stop the others.
 
     Args:
         segmenter: the model.
         jobs: see `Source.outputs`.
         batch: up to this many images of equal padded size are processed together.
+        options: how outputs are made.
+        collected: gets the records for outputs that are one file per folder, if there are such outputs.
     """
     remove_unfinished(path.parent for _, outputs in jobs for path in outputs.values())
-    yield from _segment_images(segmenter, [job for job in jobs if not job[0].is_video], batch=batch)
+    write = partial(_write, options=options, collected=collected)
+    yield from _segment_images(segmenter, [job for job in jobs if not job[0].is_video], write, batch=batch)
     for source, _ in jobs:
         if source.is_video:
             try:
@@ -54,9 +64,14 @@ def segment_files(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int = 1) 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
     """The jobs with their outputs that are missing or damaged; jobs without such outputs are left out."""
+    names = {path: collected_names(path) for path in collected_paths(jobs)}
+
+    def is_done(job: Job, path: Path) -> bool:
+        return job[0].path.name in names[path] if path in names else _is_written(path)
+
     with ThreadPoolExecutor(threads()) as pool:
         wanted = [(job, kind, path) for job in jobs for kind, path in job[1].items()]
-        done = pool.map(_is_written, (path for _, _, path in wanted))
+        done = pool.map(is_done, (job for job, _, _ in wanted), (path for _, _, path in wanted))
         missing: dict[Source, dict[str, Path]] = {}
         for ((source, _), kind, path), written in zip(wanted, done, strict=True):
             if not written:
@@ -67,7 +82,17 @@ def unfinished(jobs: Sequence[Job]) -> list[Job]:
 def _is_written(path: Path) -> bool:
     if path.suffix == ".mp4":
         return path.is_file() and path.stat().st_size > 0
+    if path.suffix == ".geojson":
+        try:
+            return bool(json.loads(path.read_bytes()))
+        except (OSError, ValueError):
+            return False
     return is_image(path)
+
+
+def collected_paths(jobs: Sequence[Job]) -> set[Path]:
+    """The outputs that are one file per folder."""
+    return {path for _, outputs in jobs for kind, path in outputs.items() if kind in FOLDER_OUTPUTS}
 
 
 def threads() -> int:
@@ -75,7 +100,9 @@ def threads() -> int:
     return min(max(os.cpu_count() or 1, 2), 16)
 
 
-def _segment_images(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) -> Iterator[Outcome]:
+def _segment_images(
+    segmenter: Segmenter, jobs: Sequence[Job], write: Callable[[Segmentation, Job], None], *, batch: int
+) -> Iterator[Outcome]:
     """Threads read ahead, run the network and write, each with a bounded number of images."""
     workers = threads()
     failed: deque[Outcome] = deque()
@@ -83,8 +110,8 @@ def _segment_images(segmenter: Segmenter, jobs: Sequence[Job], *, batch: int) ->
     with ThreadPoolExecutor(workers) as pool, _networks(segmenter) as (networks, parallel):
         photos = _read_ahead(segmenter, jobs, pool, depth=workers + 2 * batch * parallel, failed=failed)
         for group, results in _run_ahead(segmenter, batches(photos, batch), networks, parallel, failed):
-            for (source, outputs), result in zip(group, results, strict=True):
-                writing.append((source, pool.submit(_write, result, outputs)))
+            for job, result in zip(group, results, strict=True):
+                writing.append((job[0], pool.submit(write, result, job)))
             while failed:
                 yield failed.popleft()
             while len(writing) > workers + batch:
@@ -164,14 +191,18 @@ def _read_ahead(
             yield job, prepared
 
 
-def _write(result: Segmentation, outputs: Mapping[str, Path]) -> None:
+def _write(result: Segmentation, job: Job, *, options: OutputOptions, collected: CollectedFiles | None) -> None:
+    source, outputs = job
     for kind, path in outputs.items():
-        if kind == "mask":
-            result.save(path)
-        elif kind == "overlay":
-            save_image(result.overlay(), path, **JPEG)
+        name = source.path.name
+        if kind not in FOLDER_OUTPUTS:
+            write_file(path, encode(result, kind, options))
+        elif collected is None:
+            raise ValueError(f"{path} is one file per folder: give segment_files a CollectedFiles")
+        elif kind == "coco":
+            collected.add(path, coco_record(result, name, options.classes, options.tolerance))
         else:
-            save_image(render.confidence_picture(result.confidence()), path, compress_level=1)
+            collected.add(path, {"file_name": name, "row": csv_row(result, name)})
 
 
 def _outcome(source: Source, future: Future[None]) -> Outcome:

@@ -93,6 +93,31 @@ class Prediction:
             result[rows] = shares.amax(1)[0].cpu().numpy()
         return result
 
+    @torch.inference_mode()
+    def membership(self, classes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """float32 [H, W], 0 … 1: how much likelier the likeliest of some classes is than the likeliest of the others.
+
+        It is a / (a + b) of the two probabilities: at least 0.5 where the label is one of the classes.
+        """
+        result = np.empty(self.labels.shape, np.float32)
+        for rows, values in self.scores.bands():
+            inside = torch.zeros(values.shape[1], dtype=torch.bool)
+            inside[list(classes)] = True
+            ours, others = (values[:, which].amax(1)[0] if which.any() else None for which in (inside, ~inside))
+            if ours is None or others is None:
+                result[rows] = float(others is None)
+            elif isinstance(self.scores, Averaged):
+                result[rows] = (ours / (ours + others)).cpu().numpy()
+            else:
+                result[rows] = torch.sigmoid(ours - others).cpu().numpy()
+        return result
+
+    @property
+    def spacing(self) -> float:
+        """Distance in pixels of the image between neighbouring scores of the network, as far as they are known."""
+        scores = self.scores.passes[0][0] if isinstance(self.scores, Averaged) else self.scores
+        return scores.size[0] / scores.shape[2]
+
 
 class Predictor:
     """Predicts images with a network.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar, overload
+from typing import Literal, TypeVar, get_args, overload
 
 import torch
 
 from cgrseg.description import Description
+from cgrseg.images.palettes import with_distinct_colors
 from cgrseg.images.photos import Photo
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import CGRSeg
@@ -20,6 +21,7 @@ from .network import Runtime, open_network
 from .predictor import Predictor, Prepared
 from .result import Segmentation
 
+Palette = Literal["weights", "distinct"]
 Key = TypeVar("Key")
 OnePhoto = TypeVar("OnePhoto", bound=Photo)
 
@@ -34,6 +36,9 @@ class Segmenter:
         mode, window: see `Predictor`: "whole", "slide" for large images, "tta" for the best accuracy.
         short_side: resize images for the network so that the shorter side has this many pixels, instead of what
             the weights say; 0 keeps the size of each image. Results always have the image's own size.
+        palette: "weights" for the colours that the weights carry, or "distinct" for colours that differ as much as
+            possible, also for colour-blind people.
+        threshold: pixels with a lower confidence are unknown, see `Segmentation.with_threshold`.
 
     Examples:
         >>> segmenter = Segmenter("runs/street/best.safetensors")
@@ -53,14 +58,23 @@ class Segmenter:
         mode: Mode = "whole",
         window: int = 512,
         short_side: int | None = None,
+        palette: Palette = "weights",
+        threshold: float = 0.0,
         threads: int | None = None,
         bf16: bool = False,
     ) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}: use a number from 0 to 1")
+        if palette not in get_args(Palette):
+            raise ValueError(f"no palette is called {palette!r}: choose from {', '.join(get_args(Palette))}")
         network = open_network(model, runtime, device, threads=threads, bf16=bf16)
         preprocessing = network.description.preprocessing
         if short_side is not None:
             preprocessing = dataclasses.replace(preprocessing, short_side=short_side or None)
         self.predictor = Predictor(network, mode=mode, window=window, preprocessing=preprocessing)
+        self.threshold = threshold
+        labels = network.description.labels
+        self._labels = with_distinct_colors(labels) if palette == "distinct" else labels
 
     @property
     def runtime(self) -> str:
@@ -75,7 +89,7 @@ class Segmenter:
     @property
     def labels(self) -> LabelSpace:
         """Names and colours of the classes."""
-        return self.description.labels
+        return self._labels
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -121,7 +135,9 @@ class Segmenter:
         """Segment prepared images of equal padded size; errors as in `Predictor.predict`."""
         predictions = self.predictor.predict(group)
         return [
-            Segmentation(labels=found.labels, label_space=self.labels, photo=item.photo, prediction=found)
+            Segmentation(
+                labels=found.labels, label_space=self.labels, photo=item.photo, prediction=found
+            ).with_threshold(self.threshold)
             for item, found in zip(group, predictions, strict=True)
         ]
 

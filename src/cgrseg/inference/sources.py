@@ -15,7 +15,11 @@ from cgrseg.images.photos import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"))
 SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-PHOTO_OUTPUTS = {"overlay": ".overlay.jpg", "mask": ".mask.png", "confidence": ".confidence.png"}
+PHOTO_OUTPUTS = {
+    **{"overlay": ".overlay.jpg", "mask": ".mask.png", "confidence": ".confidence.png"},
+    **{"outline": ".outline.jpg", "cutout": ".cutout.png", "geojson": ".geojson"},
+}
+FOLDER_OUTPUTS = {"coco": "annotations.coco.json", "csv": "shares.csv"}  # one file for all photos of a folder
 VIDEO_OUTPUTS = {"overlay": ".overlay.mp4", "legend": ".legend.jpg"}
 OUTPUT_ENDINGS = (*PHOTO_OUTPUTS.values(), *VIDEO_OUTPUTS.values())
 
@@ -36,10 +40,11 @@ class Source:
     def is_video(self) -> bool:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
-    def outputs(self, kinds: Sequence[str] = tuple(PHOTO_OUTPUTS)) -> dict[str, Path]:
+    def outputs(self, kinds: Sequence[str] = ("overlay", "mask", "confidence")) -> dict[str, Path]:
         """Kind -> the file to write: the `kinds` of a photo, the overlay and legend of a video."""
-        suffixes = VIDEO_OUTPUTS if self.is_video else {kind: PHOTO_OUTPUTS[kind] for kind in kinds}
-        return {kind: self.output.with_name(self.output.name + suffix) for kind, suffix in suffixes.items()}
+        suffixes = VIDEO_OUTPUTS if self.is_video else {kind: PHOTO_OUTPUTS.get(kind, "") for kind in kinds}
+        names = {kind: FOLDER_OUTPUTS.get(kind) or self.output.name + suffix for kind, suffix in suffixes.items()}
+        return {kind: self.output.with_name(name) for kind, name in names.items()}
 
 
 def find_sources(
@@ -111,7 +116,7 @@ def _alike(folder: Path) -> list[Path]:
 def _refuse_overwriting(sources: Sequence[Source]) -> None:
     inputs = {os.path.realpath(source.path) for source in sources}
     for source in sources:
-        for output in source.outputs().values():
+        for output in source.outputs(tuple(PHOTO_OUTPUTS)).values():
             if os.path.realpath(output) in inputs:
                 raise ValueError(f"the output of {source.path} would overwrite the source {output}: use another --out")
 

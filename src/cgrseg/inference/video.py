@@ -69,7 +69,7 @@ def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path],
         while group := list(islice(frames, batch)):
             pictures = [_upright(frame) for frame, _, _ in group]
             for (frame, stamp, rate), result in zip(group, segmenter(pictures, batch=batch), strict=True):
-                first = first or result.overlay(legend=False)
+                first = first or result.overlay(legend=False, names=False)
                 for name, color, share in result.legend():
                     shares[name, color] += share
                 writer.add(result, frame, stamp, rate)
@@ -212,7 +212,7 @@ class _Writer:
 
         if self._failed:
             return
-        picture = np.asarray(result.overlay(legend=False))
+        picture = np.asarray(result.overlay(legend=False, names=False))
         height, width = picture.shape[:2]
         even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
         frame = av.VideoFrame.from_ndarray(even).reformat(format="yuv420p", dst_colorspace=BT709)

@@ -1,19 +1,17 @@
-"""A `Segmentation` as the body of an HTTP response: mask, overlay, shares as JSON, or run lengths."""
+"""A `Segmentation` as the body of an HTTP response: pictures, polygons, shares as JSON, or run lengths."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
 
-from cgrseg.images import render
-from cgrseg.inference.pipeline import JPEG
-from cgrseg.inference.result import RUN_LENGTHS, Segmentation
+from cgrseg.inference.outputs import DEFAULT, MEDIA_TYPES, OutputOptions, encode
+from cgrseg.inference.result import Segmentation
 
-Output = Literal["mask", "overlay", "json", "rle"]
+Output = Literal["mask", "overlay", "outline", "cutout", "json", "rle", "geojson", "coco", "csv"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,27 @@ class EncodedResult:
     confidence: float | None = None
 
 
-def encode_result(result: Segmentation, output: Output, *, confidence: bool = False) -> EncodedResult:
+def encode_result(
+    result: Segmentation,
+    output: Output,
+    *,
+    confidence: bool = False,
+    threshold: float = 0.0,
+    options: OutputOptions = DEFAULT,
+) -> EncodedResult:
     """Encode a result.
 
-    "mask" is the palette PNG that `Segmentation.save` writes, "overlay" a JPEG with legend. "json" lists the
-    classes of the photo, the largest first, and "rle" adds the `run_lengths` of each.
+    "json" lists the classes of the photo, the largest first, and "rle" adds the `run_lengths` of each. For the others
+    see `cgrseg.inference.outputs.encode`.
 
     Args:
         result: of one photo, with its logits if the confidence is requested.
         output: the encoding.
         confidence: add the mean confidence of the photo and (in JSON) of each class.
+        threshold: pixels below it are unknown.
+        options: classes and tolerance of cut-outs and polygons.
     """
+    result = result.with_threshold(threshold)
     values = result.confidence() if confidence else None
     mean = None if values is None else float(values.mean(dtype=np.float64))
     if output in ("json", "rle"):
@@ -51,13 +59,7 @@ def encode_result(result: Segmentation, output: Output, *, confidence: bool = Fa
             content["confidence"] = mean
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return EncodedResult(text.encode(), "application/json", mean)
-    buffer = BytesIO()
-    if output == "mask":
-        picture = render.mask_picture(result.labels, result.label_space)
-        picture.save(buffer, format="PNG", compress_type=RUN_LENGTHS)
-        return EncodedResult(buffer.getvalue(), "image/png", mean)
-    result.overlay().save(buffer, format="JPEG", **JPEG)
-    return EncodedResult(buffer.getvalue(), "image/jpeg", mean)
+    return EncodedResult(encode(result, output, options, file_name="photo"), MEDIA_TYPES[output], mean)
 
 
 def describe_classes(
@@ -73,7 +75,7 @@ def describe_classes(
     counts, sums = result.counts(), np.zeros(len(result.names))
     if confidence is not None:
         for labels, values in zip(result.labels, confidence, strict=True):  # row by row: bincount copies to int64
-            sums += np.bincount(labels, values, len(sums))
+            sums += np.bincount(labels, values, len(sums))[: len(sums)]  # without unknown pixels
     lengths = run_lengths(result.labels) if runs else {}
     classes = []
     for label in map(int, np.argsort(-counts, kind="stable")):

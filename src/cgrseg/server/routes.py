@@ -18,6 +18,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 import cgrseg
+from cgrseg.images.cutout import cutout_classes
+from cgrseg.inference.outputs import MEDIA_TYPES, OutputOptions
 from cgrseg.inference.segmenter import Segmenter
 
 from .batching import Batcher, PendingPhoto, affordable_pixels
@@ -101,7 +103,7 @@ def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfi
     app.add_exception_handler(RequestValidationError, _refuse_query)
     authorized = [Depends(_require_key(config.key))] if config.key else []
     responses: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
-    pictures: dict[str, Any] = {"image/png": {}, "image/jpeg": {}, "application/json": {}}
+    pictures: dict[str, Any] = {kind: {} for kind in sorted(set(MEDIA_TYPES.values()))}
     responses[200] = {"description": "what `output` asks for", "content": pictures}
     app.post("/v1/segment", dependencies=authorized, openapi_extra=BODY, responses=responses, response_class=Response)(
         segment
@@ -117,17 +119,21 @@ def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfi
 
 async def segment(
     request: Request,
-    output: Annotated[Output, Query(description="PNG, JPEG, shares, or shares with run lengths")] = "mask",
+    output: Annotated[Output, Query(description="a picture, shares, or polygons")] = "mask",
     short_side: Annotated[
         int | None,
         Query(ge=0, le=4096, description="shorter side of the network's input; 0: the photo's own"),
     ] = None,
     confidence: Annotated[bool, Query(description="add the mean confidence (pictures: in X-Confidence)")] = False,
+    threshold: Annotated[float, Query(ge=0, le=1, description="pixels of a lower confidence are unknown")] = 0.0,
+    classes: Annotated[list[str] | None, Query(description="names or ids, for cutout, geojson and coco")] = None,
+    tolerance: Annotated[float, Query(ge=0, description="of polygons, in pixels; 0: exact")] = 1.0,
 ) -> Response:
     """Label one photo, sent as the body or as the one file of a form. The result has the photo's own size."""
     batcher: Batcher = request.app.state.batcher
     bodies: BodyReader = request.app.state.bodies
     batcher.require_room()  # before the body is read
+    options = _output_options(batcher.segmenter, output, classes, tolerance)
     body = await bodies.read(request, retry_after=batcher.retry_after())
     held = len(body)
     try:
@@ -135,7 +141,7 @@ async def segment(
         preprocessing = batcher.segmenter.preprocessing
         if short_side is not None:
             preprocessing = replace(preprocessing, short_side=short_side or None)
-        encode = partial(encode_result, output=output, confidence=confidence)
+        encode = partial(encode_result, output=output, confidence=confidence, threshold=threshold, options=options)
 
         async def label() -> Response:
             data, size, padded = await batcher.check(body, preprocessing)
@@ -148,6 +154,16 @@ async def segment(
         return await _while_connected(request, label())
     finally:
         bodies.release(request, held)
+
+
+def _output_options(segmenter: Segmenter, output: Output, classes: list[str] | None, tolerance: float) -> OutputOptions:
+    try:
+        chosen = None if classes is None else segmenter.labels.find(classes)
+        if output == "cutout":
+            chosen = cutout_classes(segmenter.labels, chosen)
+        return OutputOptions(chosen, tolerance)
+    except ValueError as error:
+        raise RefusedError(422, f"classes: {error}") from error
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
