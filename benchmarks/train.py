@@ -25,7 +25,7 @@ from cgrseg.training.config import TrainConfig
 from cgrseg.training.loading import load_batches
 from cgrseg.training.loop import train_step
 from cgrseg.training.progress import StopRequest
-from cgrseg.training.setup import make_data, make_fabric, make_parts, with_precision
+from cgrseg.training.setup import make_data, make_fabric, make_parts, resolved
 
 MODELS = ("cgrseg_t", "cgrseg_lite", "deeplabv3plus_mobilenet_v2", "segformer_b0")
 CLASSES, CROP, BATCH = 11, 256, 8
@@ -55,9 +55,7 @@ def ours(name: str, precision: Any, crop: int, batch: int, out: str) -> Callable
     """A step of `cgrseg train` on synthetic scenes, with its loading."""
     augment = TrainConfig(out=out).augment
     augment = type(augment)(crop=crop, resize_to=None)
-    config = with_precision(
-        TrainConfig(out=out, model=name, batch=batch, steps=10**6, precision=precision, augment=augment)
-    )
+    config = resolved(TrainConfig(out=out, model=name, batch=batch, steps=10**6, precision=precision, augment=augment))
     data, fabric = make_data(config), make_fabric(config)
     parts = make_parts(config, data, fabric)
     batches: Iterator[Any] = load_batches(

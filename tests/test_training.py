@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from cgrseg.cli.main import main
 from cgrseg.data.check.report import DatasetReport
 from cgrseg.training import loop, setup
 from cgrseg.training.config import OptimConfig, TrainConfig
-from cgrseg.weights.artifact import save
+from cgrseg.training.setup import resolved
+from cgrseg.weights.artifact import describe, save
 
 SMALL = ["--model", "cgrseg_n", "--batch", "2", "--augment.crop", "64", "--augment.resize_to", "null", "--workers", "0"]
 
@@ -244,6 +246,21 @@ def test_every_kind_of_weights_can_start_a_run(kind: str, squares: Path, tmp_pat
     assert set(report.missing) >= {"head.classifier.weight", "head.classifier.bias"} or kind == "encoder"
     with pytest.raises(ValueError, match=r"is a|holds a|has|fills"):
         start_from(cgrseg.create_model("cgrseg_b", num_classes=2), path)
+
+
+def test_without_a_model_a_run_takes_that_of_its_initial_weights(squares: Path, tmp_path: Path) -> None:
+    donor, config = tmp_path / "donor.safetensors", TrainConfig(out=str(tmp_path / "run"), data=str(squares))
+    assert resolved(config).model == "cgrseg_t" and resolved(config).spec == {}
+    assert resolved(replace(config, init="imagenet")).model == "cgrseg_t"
+    save(cgrseg.create_model("cgrseg_n", num_classes=4, head="se", context_blocks=1), donor)
+    found = resolved(replace(config, init=str(donor)))
+    assert (found.model, found.spec) == ("cgrseg_n", {"head": "se", "context_blocks": 1})
+    assert resolved(replace(config, init=str(donor), model="cgrseg_b")).model == "cgrseg_b"
+    arguments = ["--init", str(donor), "--steps", "1", "--batch", "2", "--augment.crop", "64", "--workers", "0"]
+    assert main(["train", "--data", str(squares), "--out", str(tmp_path / "run"), *arguments]) == 0
+    trained = describe(tmp_path / "run" / "last.safetensors")
+    assert (trained.spec.name, trained.spec.head, trained.spec.num_classes) == ("cgrseg_n", "se", 2)
+    assert main(["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "2"]) == 0
 
 
 def test_out_of_memory_says_what_to_try(

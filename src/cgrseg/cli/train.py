@@ -121,7 +121,7 @@ def train(
     scores (metrics.csv), plots of both, and the state for --resume, which continues to the same bits as a run that
     was not stopped.
 
-    Example: `cgrseg train --data mydata --init cgrseg_t-ccp12 --out runs/mine`
+    Example: `cgrseg train --data mydata --init cgrseg_lite-voc21 --out runs/mine`
 
     Args:
         config: a recipe (YAML); flags take precedence
@@ -146,7 +146,8 @@ def train(
 
     from cgrseg.description import find_spec
 
-    find_spec(run.model, **run.spec)  # a wrong option is found before torch is imported, which takes seconds
+    # A wrong option is found before torch is imported, which takes seconds.
+    find_spec("cgrseg_t" if run.model == "auto" else run.model, **run.spec)
 
     import cgrseg
     from cgrseg.training.progress import Stopped

@@ -90,7 +90,8 @@ class TrainConfig:
         data: the dataset's folder; null generates synthetic scenes.
         format: the dataset's format.
         teacher: a folder with one NAME.npy per training image, the logits [K, h, w] of another network.
-        model: a name of `cgrseg.list_models()`.
+        model: a name of `cgrseg.list_models()`. "auto" is the model of `init` with its spec, if that is a weights file
+            of this package, otherwise cgrseg_t.
         spec: any other field of the model's spec, such as `bias_mode: official`.
         init: initial weights: a weights file or bundled name, a released checkpoint, a state dict, ImageNet weights of
             the encoder, or "imagenet"; a classifier with another number of classes starts fresh.
@@ -122,7 +123,7 @@ class TrainConfig:
     data: str | None = None
     format: Format = "folder"
     teacher: str | None = None
-    model: str = "cgrseg_t"
+    model: str = "auto"
     spec: dict[str, Any] = field(default_factory=dict)
     init: str | None = None
     freeze: Literal["none", "encoder"] = "none"

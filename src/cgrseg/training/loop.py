@@ -24,7 +24,7 @@ from .losses import teacher_loss
 from .optimization import rate, set_rate
 from .progress import Clock, Progress, RunFailed, Stopped, StopRequest, asked_to_stop
 from .scoring import Scoring
-from .setup import Data, Parts, make_data, make_fabric, make_parts, with_precision
+from .setup import Data, Parts, make_data, make_fabric, make_parts, resolved
 
 MOST_WARNINGS = 10
 
@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
             to change.
         Stopped: by Ctrl-C or SIGTERM, after saving the state.
     """
-    config = with_precision(config)
+    config = resolved(config)
     data = make_data(config)
     batches_ahead(config, classes=len(data.train.labels))
     fabric = make_fabric(config)

@@ -22,8 +22,10 @@ from cgrseg.data.check import class_shares, quick_check
 from cgrseg.data.dataset import Samples
 from cgrseg.data.listing import open_dataset
 from cgrseg.data.synthetic import Synthetic
+from cgrseg.description import VARIANTS, ModelSpec, SpecOptions
 from cgrseg.nn import CGRSeg
-from cgrseg.weights.load import computes_bf16, create_model, usable_device
+from cgrseg.weights import artifact
+from cgrseg.weights.load import computes_bf16, create_model, find_weights, usable_device
 from cgrseg.weights.pretrained import start_from
 
 from .config import TrainConfig
@@ -38,6 +40,7 @@ PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
 }
 SYNTHETIC = {"train": 1000, "val": 40, "test": 40}  # scenes
 SYNTHETIC_CLASSES = 6
+DEFAULT_MODEL = "cgrseg_t"
 
 
 class Float64Precision(DoublePrecision):
@@ -110,18 +113,33 @@ class Parts:
             self.fabric._precision.scaler.load_state_dict(state["scaler"])  # type: ignore[attr-defined]
 
 
-def with_precision(config: TrainConfig) -> TrainConfig:
-    """Replace precision "auto" by the one for this machine.
+def resolved(config: TrainConfig) -> TrainConfig:
+    """Replace model "auto" by that of the initial weights, and precision "auto" by the one for this machine.
 
     Raises:
+        FileNotFoundError: there are no such weights.
         ValueError: there is no such device, or it cannot compute in this precision.
     """
+    if config.model == "auto":
+        spec = _spec_of(config.init) or VARIANTS[DEFAULT_MODEL]
+        usual = VARIANTS[spec.name]
+        changed = {name: getattr(spec, name) for name in SpecOptions.__annotations__}
+        changed = {name: value for name, value in changed.items() if value != getattr(usual, name)}
+        config = replace(config, model=spec.name, spec={**changed, **config.spec})
     device = usable_device(config.device)
     if config.precision == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU: use bf16 or fp32 on the CPU")
     if config.precision != "auto":
         return config
     return replace(config, precision="bf16" if computes_bf16(device) else "fp32")
+
+
+def _spec_of(init: str | None) -> ModelSpec | None:
+    """The spec in a weights file of this package; None for other weights."""
+    if init is None or init == "imagenet":
+        return None
+    path = find_weights(init)
+    return artifact.describe(path).spec if artifact.has_description(path) else None
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
