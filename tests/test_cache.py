@@ -211,3 +211,43 @@ Segmenter(sys.argv[1])
     assert default.runtime == "openvino"
     np.testing.assert_array_equal(default(photo).labels, Segmenter(weights, runtime="torch")(photo).labels)
     assert not list((by_default / "openvino").glob(".unfinished*"))
+
+
+MAY_IMPORT = {
+    *(
+        "PIL",
+        "absl",
+        "attr",
+        "attrs",
+        "cgrseg",
+        "charset_normalizer",
+        "cyclopts",
+        "numpy",
+        "openvino",
+        "openvino_telemetry",
+    ),
+    *("packaging", "rich", "safetensors", "scipy", "torch", "tqdm"),
+}
+
+
+def test_predict_on_a_cached_network_imports_only_what_it_uses(filled: Path, weights: Path, tmp_path: Path) -> None:
+    Segmenter(weights)
+    Image.fromarray(smooth_photos(1, (64, 96))[0]).save(tmp_path / "photo.png")
+    code = """
+import sys
+import torch
+of_torch = {name.partition(".")[0] for name in sys.modules}
+from cgrseg.cli.main import main
+assert main(sys.argv[1:]) == 0
+named = {name.partition(".")[0]: str(getattr(module, "__file__", "")) for name, module in list(sys.modules.items())}
+folder = str(__import__("pathlib").Path(torch.__file__).parents[1])
+print("\\n", *(name for name, file in named.items() if file.startswith(folder) and name not in of_torch))
+"""
+    words = ["predict", str(tmp_path / "photo.png"), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    found = {name for name in done.stdout.splitlines()[-1].split() if not name.startswith("_")}
+    assert "openvino" in found and found <= MAY_IMPORT
+    mask_only = subprocess.run(
+        [sys.executable, "-c", code, *words, "--save", "mask"], capture_output=True, text=True, check=True
+    )
+    assert "scipy" not in mask_only.stdout.splitlines()[-1].split()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage  # type: ignore[import-untyped]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 OUTSIDE = -1  # the region around the image, and of pixels that are left out
@@ -39,6 +38,8 @@ class Regions:
 
 def find_regions(labels: Array, classes: Sequence[int]) -> Regions:
     """Divide the pixels of some classes into regions, numbered by class and then from top to bottom."""
+    from scipy import ndimage  # type: ignore[import-untyped]
+
     numbers = np.full(labels.shape, OUTSIDE, np.int32)
     owners: list[int] = []
     for label in classes:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage  # type: ignore[import-untyped]
 
 from .text import font, shortened
 
@@ -75,6 +74,8 @@ def _large_regions(
     small: Array, names: Sequence[str], skip: Sequence[int]
 ) -> list[tuple[int, tuple[slice, slice], Array]]:
     """(class, rows and columns of its box, bool [h, w] in the box) of regions, the largest first."""
+    from scipy import ndimage  # type: ignore[import-untyped]
+
     regions = []
     for label in np.unique(small).tolist():
         if label >= len(names) or label in skip:
@@ -101,6 +102,8 @@ def _best(region: Array, box: tuple[int, int]) -> tuple[int, int] | None:
     fits = _sums(region, box) == box[0] * box[1]
     if not fits.any():
         return None
+    from scipy import ndimage
+
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     middle = depth[box[0] // 2 :, box[1] // 2 :][: fits.shape[0], : fits.shape[1]]
     top, left = np.unravel_index(int(np.where(fits, middle, -1).argmax()), fits.shape)

@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from cgrseg.labels import Color, LabelSpace
 
@@ -42,6 +41,8 @@ TO_OKLAB = np.array(
 
 def with_distinct_colors(label_space: LabelSpace) -> LabelSpace:
     """The classes in `distinct_colors`, each in the one most like its own colour; "background" keeps its colour."""
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
     changed = [label for label in range(len(label_space)) if label != label_space.background]
     colors, own = list(label_space.colors), oklab(np.array(label_space.colors))[changed]
     chosen = distinct_colors(len(changed))

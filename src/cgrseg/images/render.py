@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage  # type: ignore[import-untyped]
 
 from cgrseg.labels import Color, LabelSpace
 
@@ -77,6 +76,8 @@ def draw_outlines(
         edge[one] |= differ
         edge[other] |= differ
     if width > 1:
+        from scipy import ndimage  # type: ignore[import-untyped]  # here, because it takes a fifth of a second
+
         edge = ndimage.maximum_filter(edge, 2 * width - 1)
     edge &= ~uncolored(labels, label_space)
     result = np.array(picture)
