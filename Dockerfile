@@ -15,4 +15,4 @@ ENV HOME=/tmp PYTHONUNBUFFERED=1
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["cgrseg", "serve", "--host", "0.0.0.0"]
-CMD ["--weights", "cgrseg_t-ccp12"]
+CMD ["--weights", "cgrseg_lite-voc21"]

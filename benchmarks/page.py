@@ -28,7 +28,7 @@ LABELLED = "document.querySelector('#photo-viewer .cgr-note').innerText"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="cgrseg_t-ccp12")
+    parser.add_argument("--weights", default="cgrseg_lite-voc21")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--picture", type=Path, help="where to save a screenshot (.jpg)")
     options = parser.parse_args()

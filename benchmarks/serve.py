@@ -71,7 +71,7 @@ def started(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="cgrseg_t-ccp12")
+    parser.add_argument("--weights", default="cgrseg_lite-voc21")
     parser.add_argument("--requests", type=int, default=200, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", default="512x512", help="HEIGHTxWIDTH of the photos")

@@ -1,6 +1,6 @@
 """The output format of transformers' image-segmentation pipeline, for results of cgrseg.
 
-    python examples/pipeline_format.py photo.jpg cgrseg_t-ccp12
+    python examples/pipeline_format.py photo.jpg cgrseg_lite-voc21
 
 `transformers.pipeline("image-segmentation")` returns a list with one entry per class:
 {"score": None, "label": name, "mask": black and white image of the photo's size}. For semantic segmentation the

@@ -208,7 +208,7 @@ def test_a_checkpoint_that_would_expand_to_gigabytes_is_refused_unread(tmp_path:
 
 
 def test_info_prints_no_long_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "cgrseg_t-ccp12"]) == 0
+    assert main(["info", "cgrseg_lite-voc21"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
@@ -256,7 +256,7 @@ def test_export_refuses_names_that_are_not_utf_8_before_it_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / os.fsdecode(b"\xff")
-    assert main(["export", "--weights=cgrseg_t-ccp12", "--out", str(out)]) == 2
+    assert main(["export", "--weights=cgrseg_lite-voc21", "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert "is a name that is not UTF-8, which an exporter cannot open: rename it" in error and not out.exists()
 

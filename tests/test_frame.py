@@ -143,15 +143,15 @@ def test_the_default_models_need_neither_timm_nor_torchvision(module: str) -> No
 @pytest.mark.parametrize(
     "words",
     [
-        ["predict", "gone.jpg", "--weights", "cgrseg_t-ccp12", "--out", "out"],
+        ["predict", "gone.jpg", "--weights", "cgrseg_lite-voc21", "--out", "out"],
         ["predict", ".", "--weights", "gone.safetensors", "--out", "out"],
         ["train", "--out", "run", "--data", "nowhere"],
         ["train", "--out", "run", "--init", "gone.pth"],
         ["val", "--weights", "gone.onnx", "--data", "."],
         ["info", "gone.safetensors"],
-        ["export", "--weights", "cgrseg_t-ccp12", "--out", "out", "--int8"],
+        ["export", "--weights", "cgrseg_lite-voc21", "--out", "out", "--int8"],
         ["convert", "gone.pth", "--out", "out.safetensors"],
-        ["figures", "attention", "gone.jpg", "--weights", "cgrseg_t-ccp12"],
+        ["figures", "attention", "gone.jpg", "--weights", "cgrseg_lite-voc21"],
         ["study", "gone.yaml", "--out", "out"],
     ],
 )

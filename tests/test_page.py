@@ -80,7 +80,7 @@ def address(other: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
-    page = make_page(Choices(["cgrseg_t-ccp12", str(other)], device="cpu", short_side=96))
+    page = make_page(Choices(["cgrseg_lite-voc21", str(other)], device="cpu", short_side=96))
     yield launch(page, host="127.0.0.1", port=None, block=False)
     page.close()
     del os.environ["GRADIO_TEMP_DIR"]
@@ -128,7 +128,7 @@ def legend(page: Any) -> dict[str, str]:
 
 def test_a_photo_shows_its_classes_and_each_can_be_shown_alone(page: Any) -> None:
     upload(page, PHOTO)
-    result = Segmenter("cgrseg_t-ccp12", device="cpu", short_side=96)(PHOTO)
+    result = Segmenter("cgrseg_lite-voc21", device="cpu", short_side=96)(PHOTO)
     expected = {name: f"{100 * share:.1f} %" for name, share in result.areas().items() if share >= 0.001}
     shown = legend(page)
     assert {name: value.strip() for name, value in shown.items() if value.strip() != "< 0.1 %"} == expected
@@ -174,7 +174,7 @@ def test_opacity_slider_and_views_redraw_at_once(page: Any) -> None:
 
 def test_overlay_mask_and_json_can_be_downloaded(page: Any, tmp_path: Path) -> None:
     upload(page, PHOTO)
-    result, files = Segmenter("cgrseg_t-ccp12", device="cpu", short_side=96)(PHOTO), {}
+    result, files = Segmenter("cgrseg_lite-voc21", device="cpu", short_side=96)(PHOTO), {}
     for what in ("overlay", "mask", "JSON"):
         page.wait_for_selector(f"#download-{what}:not([disabled])")
         with page.expect_download() as download:
@@ -190,7 +190,7 @@ def test_overlay_mask_and_json_can_be_downloaded(page: Any, tmp_path: Path) -> N
         assert np.array_equal(np.asarray(mask), result.labels)
         assert overlay.height == 600 and overlay.width > 512  # with the legend beside the photo
     table = json.loads(files["JSON"].read_text(encoding="utf-8"))
-    assert (table["width"], table["height"], table["weights"]) == (512, 600, "cgrseg_t-ccp12")
+    assert (table["width"], table["height"], table["weights"]) == (512, 600, "cgrseg_lite-voc21")
     assert {each["name"]: each["share"] for each in table["classes"]} == pytest.approx(result.areas())
 
 
@@ -396,7 +396,7 @@ def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> N
 
 def test_wrong_weights_are_one_line_before_the_page_opens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", "--weights", "cgrseg_t-ccp13"]) == 2
-    assert "did you mean 'cgrseg_t-ccp12'?" in capsys.readouterr().err
+    assert "did you mean 'cgrseg_lite-voc21'?" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -499,7 +499,7 @@ def test_forged_calls_are_not_told_folders(address: str) -> None:
         if not function["inputs"] or function["inputs"][0] not in inputs:
             continue
         upload = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-        data = [upload, "cgrseg_t-ccp12", 0, "auto"][: len(function["inputs"])]
+        data = [upload, "cgrseg_lite-voc21", 0, "auto"][: len(function["inputs"])]
         call = {"fn_index": function.get("id", number), "data": data, "session_hash": f"s{number}"}
         post(f"{address}gradio_api/queue/join", json.dumps(call).encode(), "application/json")
         with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=s{number}", timeout=60) as events:
@@ -534,7 +534,7 @@ def test_sliders_work_with_keys(page: Any, tmp_path: Path) -> None:
     page.wait_for_selector("#photo-viewer .cgr-note:has-text('network input 64 x 75')")
     page.locator("#opacity input[type=range]").focus()
     page.keyboard.press("End")
-    result = Segmenter("cgrseg_t-ccp12", device="cpu", short_side=64)(PHOTO)
+    result = Segmenter("cgrseg_lite-voc21", device="cpu", short_side=64)(PHOTO)
     expected = np.asarray(result.overlay(alpha=1)).astype(int)
     deadline = time.monotonic() + PATIENCE / 1000
     while True:

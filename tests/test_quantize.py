@@ -124,7 +124,7 @@ def test_an_int8_file_labels_as_the_model_at_odd_sizes_and_in_batches(folder: Pa
 
 def test_openvino_runs_the_attention_of_trained_weights_in_int8(tmp_path: Path) -> None:
     """Where talking heads have biases, its low-precision passes got one way of writing them wrong: 0.17, not 0.05."""
-    model = load("cgrseg_t-ccp12").eval()
+    model = load(Path(__file__).resolve().parents[1] / "zoo" / "cgrseg_t-ccp12.safetensors").eval()
     picture = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     for index, path in enumerate(paths):

@@ -197,7 +197,7 @@ def test_the_onnxruntime_snippet_labels_a_photo_of_another_size_as_predict_does(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     pytest.importorskip("onnxscript", reason="needs onnxscript")
-    model = cgrseg.load("cgrseg_t-ccp12", device="cpu")
+    model = cgrseg.load("cgrseg_lite-voc21", device="cpu")
     shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)
     cgrseg.export(model, "exported", name="best", formats=["onnx"], io="image", sizes=[(64, 96)], batches=[1])

@@ -124,11 +124,11 @@ def test_bad_input_is_one_line(
 
 
 def test_the_bundled_weights_score_what_their_card_says(shared: Path) -> None:
-    model = cgrseg.Segmenter("cgrseg_t-ccp12", device="cpu")
-    samples = open_dataset(shared / "data" / "ccp", "test")
+    model = cgrseg.Segmenter("cgrseg_lite-voc21", device="cpu")
+    samples = open_dataset(shared / "data" / "voc", "test")
     assert samples.labels.names == model.labels.names
     scores = evaluate(model.predictor, samples, indices=[0, 70], progress=False)
-    assert scores.confusion.accuracy() > 0.7  # 87 % over all 200; two photos see that nothing is crossed
+    assert scores.confusion.accuracy() > 0.7  # of 89 % over all; two photos show that classes are not mixed up
 
 
 def test_val_refuses_binary_masks_and_palettes_that_differ(

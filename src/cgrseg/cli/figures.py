@@ -40,7 +40,7 @@ def figures(
     of an image, beside the shares of the label map. predictions is Figure 5: image, mask, --peer, --weights, and where
     the two differ; its images are in images/SPLIT of a dataset folder, so that their masks are found.
 
-    Example: `cgrseg figures attention street.jpg --weights cgrseg_t-ccp12`
+    Example: `cgrseg figures attention street.jpg --weights cgrseg_lite-voc21`
 
     Args:
         figure: the figure

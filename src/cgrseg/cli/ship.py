@@ -104,7 +104,7 @@ def serve(
     the server. A key from --key-file or the environment variable CGRSEG_API_KEY protects /v1: requests then need the
     header `Authorization: Bearer KEY`. Needs the extra "serve".
 
-    Example: `cgrseg serve --weights cgrseg_t-ccp12 --port 8000`
+    Example: `cgrseg serve --weights cgrseg_lite-voc21 --port 8000`
 
     Args:
         weights: a weights file, the name of bundled weights, hf:USER/NAME, or a file of `cgrseg export`

@@ -14,7 +14,7 @@ from cgrseg._text import printable, table
 
 from ._common import check_weights, make_folder, split_commas
 
-WEIGHTS = "cgrseg_t-ccp12"
+WEIGHTS = "cgrseg_lite-voc21"
 
 
 def demo(

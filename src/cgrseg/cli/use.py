@@ -50,11 +50,11 @@ def predict(
     are kept. Files are written atomically. Files that cannot be labelled are listed at the end, and the exit code is
     then 1.
 
-    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out labelled`
+    Example: `cgrseg predict photos/ --weights cgrseg_lite-voc21 --out labelled`
 
-    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out out --save cutout --classes skin,hair`
+    Example: `cgrseg predict photos/ --weights cgrseg_lite-voc21 --out out --save cutout --classes person`
 
-    Example: `cgrseg predict photos/ --weights cgrseg_t-ccp12 --out out --save coco,csv --threshold 0.6`
+    Example: `cgrseg predict photos/ --weights cgrseg_lite-voc21 --out out --save coco,csv --threshold 0.6`
 
     Args:
         sources: images, videos, folders (with sub-folders) or quoted globs; with --engine ray also URLs, Parquet
@@ -211,7 +211,7 @@ def info(name: str, /, *, size: str = "512x512", num_classes: PositiveInt = 150)
     Prints parameters, operations as counted in the paper (its "FLOPs") and true multiply-adds of each part, beside
     the paper's numbers; of a weights file also its classes, preprocessing and card.
 
-    Example: `cgrseg info cgrseg_t-ccp12`
+    Example: `cgrseg info cgrseg_lite-voc21`
 
     Args:
         name: a model such as cgrseg_t, a weights file (.safetensors), or the name of bundled weights
