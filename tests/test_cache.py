@@ -251,3 +251,9 @@ print("\\n", *(name for name, file in named.items() if file.startswith(folder) a
         [sys.executable, "-c", code, *words, "--save", "mask"], capture_output=True, text=True, check=True
     )
     assert "scipy" not in mask_only.stdout.splitlines()[-1].split()
+
+
+def test_no_usage_data_is_sent(by_default: Path, weights: Path) -> None:
+    code = "import sys, cgrseg; cgrseg.Segmenter(sys.argv[1]); print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code, str(weights)], capture_output=True, text=True, check=True)
+    assert "converted street.safetensors" in done.stderr and done.stdout == "None\n"

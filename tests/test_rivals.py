@@ -182,7 +182,9 @@ def test_a_rival_trains_a_step_takes_any_size_and_exports(name: str, tmp_path: P
             expected = (1, 5, -(-height // stride), -(-width // stride))
             assert model(torch.zeros(1, 3, height, width)).shape == expected
 
-    to_openvino(model, tmp_path / "rival.xml", (64, 96))
+    if name == "hamnet_r101":  # OpenVINO 2026.4 crashes when it compiles this network for smaller images
+        images = torch.randn(1, 3, 256, 256)
+    to_openvino(model, tmp_path / "rival.xml", (images.shape[2], images.shape[3]))
     exported = OpenVINONetwork(tmp_path / "rival.xml", "cpu", 1)
     with torch.inference_mode():
         expected_logits = model(images)

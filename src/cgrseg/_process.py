@@ -42,6 +42,14 @@ def share_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
+def no_telemetry() -> None:
+    """Stop OpenVINO and NNCF from sending usage data to Google, which they do without asking.
+
+    Must be called before they are imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # they do without it
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -68,10 +68,11 @@ def run(arguments: list[str]) -> int:
     """Run the command of the arguments; returns its exit code."""
     command, bound = parse(arguments)
 
-    from cgrseg._process import keep_memory, share_cores
+    from cgrseg._process import keep_memory, no_telemetry, share_cores
 
     share_cores()
     keep_memory()
+    no_telemetry()
     return command(*bound.args, **bound.kwargs) or 0
 
 

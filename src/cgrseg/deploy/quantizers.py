@@ -76,9 +76,9 @@ def quantize_openvino(source: Path, target: Path, images: Images, float_convolut
         float_convolutions: these stay in float, counted in the order of `groups_of`.
         text: the metadata of the file.
     """
+    model = openvino_core().read_model(source)  # before nncf is imported, which otherwise starts its telemetry
     import nncf  # type: ignore[import-untyped]
 
-    model = openvino_core().read_model(source)
     convolutions = [op for op in model.get_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     names = sorted((op.get_friendly_name() for op in convolutions), key=_place)
     floating = [names[index] for index in float_convolutions]

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgrseg._process import no_telemetry
+
 Array = np.ndarray[Any, Any]
 METADATA_KEY = "cgrseg"  # in exported files
 
@@ -68,6 +70,14 @@ def onnx_session(path: Path, device: str = "cpu", threads: int | None = None) ->
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
 
 
+def import_openvino() -> Any:
+    """The package openvino, without its telemetry."""
+    no_telemetry()
+    import openvino  # type: ignore[import-untyped]
+
+    return openvino
+
+
 @cache
 def openvino_core() -> Any:
     """The OpenVINO core of this process.
@@ -75,9 +85,7 @@ def openvino_core() -> Any:
     On a CPU with AMX each core gives signal handlers a stack of its own and removes it when it is deleted. With two
     cores, handlers can be left on a removed stack, and the next signal kills the process (OpenVINO 2026.4).
     """
-    import openvino  # type: ignore[import-untyped]
-
-    return openvino.Core()
+    return import_openvino().Core()
 
 
 class _Compiled:

@@ -17,7 +17,7 @@ from cgrseg.description import Description
 from cgrseg.nn.fusion import FusedCGRSeg
 from cgrseg.preprocessing import Preprocessing, Size
 
-from .runtimes import METADATA_KEY
+from .runtimes import METADATA_KEY, import_openvino
 
 Io = Literal["tensor", "image"]
 TRACED = (2, 96, 160)  # batch and size of the example; all derived sizes differ
@@ -89,10 +89,8 @@ def save_graph(model: Any, path: Path) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    import openvino  # type: ignore[import-untyped]
-
     try:
-        openvino.save_model(model, path, compress_to_fp16=False)
+        import_openvino().save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
         if "iostream" not in str(error):
             raise
@@ -101,10 +99,8 @@ def save_graph(model: Any, path: Path) -> None:
 
 def to_openvino(program: ExportedProgram, text: str = "") -> Any:
     """Convert a traced network to an OpenVINO model, with `text` as its metadata."""
-    import openvino
-
     with quiet():
-        model = openvino.convert_model(program)
+        model = import_openvino().convert_model(program)
     (name,) = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == name)
     shape = [side if isinstance(side, int) else -1 for side in node.meta["val"].shape]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cgrseg._process import quiet
+from cgrseg.inference.runtimes import import_openvino
 from cgrseg.preprocessing import Size
 
 
@@ -17,8 +18,7 @@ def to_openvino(model: nn.Module, path: Path, size: Size) -> None:
     Raises:
         ValueError: OpenVINO cannot convert it.
     """
-    import openvino  # type: ignore[import-untyped]
-
+    openvino = import_openvino()
     example = torch.zeros(1, 3, *size)
     try:
         with quiet(), torch.no_grad():
