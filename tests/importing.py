@@ -42,6 +42,14 @@ def imported(root: Path, **options: Any) -> tuple[Import, dict[str, np.ndarray[A
     return found, masks, [each["name"] for each in classes]
 
 
+def complaint(root: Path, **options: Any) -> str:
+    """The errors, one per line."""
+    try:
+        return "\n".join(map(str, find_annotations(root, **options).errors))
+    except ValueError as error:
+        return str(error)
+
+
 def drawn(text: str) -> np.ndarray[Any, Any]:
     """A mask from rows of digits; a dot is 0 and # is 255."""
     rows = text.split()

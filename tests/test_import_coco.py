@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from importing import HEIGHT, WIDTH, drawn, imported, photo, write_json
+from importing import HEIGHT, WIDTH, complaint, drawn, imported, photo, write_json
 from PIL import Image
 
 from cgrseg.data.importing.coco import decode_counts
@@ -81,6 +81,12 @@ def test_the_names_of_folders_and_files_give_the_splits(tmp_path: Path) -> None:
     shutil.move(valid / "annotations" / "instances_default.json", root / "valid" / "_annotations.coco.json")
     found, masks, _ = imported(root)
     assert set(masks) == {"train/a", "val/a"} and "splits as in the source: train 1, val 1" in found.text()
+
+
+def test_names_of_photos_give_no_split(tmp_path: Path) -> None:
+    root = coco(tmp_path / "src", [{"category_id": 3, "segmentation": [RING]}], file_name="test_1.png")
+    (root / "images" / "a.png").rename(root / "images" / "test_1.png")
+    assert set(imported(root)[1]) == {"train/test_1"}
 
 
 def test_roboflows_category_for_the_group_is_left_out(tmp_path: Path) -> None:
@@ -182,5 +188,4 @@ def test_odd_polygons_are_warnings(ring: list[int], message: str, tmp_path: Path
 
 def test_a_photo_of_another_size_is_an_error(tmp_path: Path) -> None:
     root = coco(tmp_path / "src", [{"category_id": 3, "segmentation": [RING]}], width=6, height=8)
-    with pytest.raises(ValueError, match=r"a\.png: is 8x6, but its annotation is for 6x8: remove the orientation"):
-        find_annotations(root)
+    assert "a.png: is 8x6, but its annotation is for 6x8: remove the orientation" in complaint(root)

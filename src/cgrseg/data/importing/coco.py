@@ -12,7 +12,7 @@ import numpy as np
 
 from cgrseg.data.masks import read_colors
 
-from .raster import IGNORED, Array, Patch, Region, paint, runs_to_bits, union_of_rings
+from .raster import IGNORED, Array, Patch, Region, cropped, paint, runs_to_bits, union_of_rings
 from .source import Annotations, Item, Source, Warn, class_name, entries
 
 AREA = "by area: smaller regions cover larger ones"
@@ -139,7 +139,7 @@ def _add(
         cause = f"names {image.get('file_name')} as photo and as mask: add the photo"
         found.add("annotations without a photo", path, cause)
         return
-    found.items.append(Item(photo, path, source.split_of(path) or source.split_of(photo), ids, size))
+    found.items.append(Item(photo, path, source.split_of(path, stem=True) or source.split_of(photo), ids, size))
 
 
 def _paint(regions: Sequence[Region], height: int, width: int, warn: Warn) -> Array:
@@ -166,7 +166,7 @@ def _draw(segmentation: Any, height: int, width: int) -> Patch:
         runs = decode_counts(counts) if isinstance(counts, str) else counts
         if not isinstance(runs, list):
             raise ValueError("has an RLE without counts: export it again")
-        return Patch(runs_to_bits(runs, height * width).reshape(width, height).T)  # column by column
+        return cropped(runs_to_bits(runs, height * width).reshape(width, height).T)  # column by column
     if not isinstance(segmentation, list):
         raise ValueError("has a segmentation that is neither polygons nor RLE: export it again")
     rings = []

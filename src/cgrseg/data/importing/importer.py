@@ -128,11 +128,11 @@ def find_annotations(
                 counts[values] += amounts
                 photos.update(int(value) for value in values)
         problems += faults
-    if not kept:
-        first = next((problem for problem in problems if problem.is_error), None)
+    first = next((problem for problem in problems if problem.is_error), None)
+    if not kept and (skip_errors or first is None or not annotations.names):
         raise ValueError(f"{source} has no photo that can be imported{f': {first}' if first else ''}")
     annotations.items = kept
-    total = int(counts.sum())
+    total = max(int(counts.sum()), 1)
     rest, ignored = int(counts[UNLABELED]), int(counts[IGNORED])
     labels, background, added = _classes(annotations, (unlabeled or annotations.unlabeled) == "background", rest > 0)
     pixels = np.concatenate([np.zeros(added, np.int64), counts[: len(annotations.names)]])

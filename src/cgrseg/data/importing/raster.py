@@ -91,7 +91,7 @@ def union_of_rings(rings: Sequence[Any], height: int, width: int) -> Patch:
         bits[patch.top : patch.top + rows, patch.left : patch.left + columns] |= patch.bits
         notes |= dict.fromkeys(patch.notes)
     notes |= dict.fromkeys(check_inside(np.concatenate(corners), height, width))
-    return _cropped(bits, tuple(notes))
+    return cropped(bits, tuple(notes))
 
 
 def drawn_with_border(exterior: Any, interiors: Sequence[Any], height: int, width: int) -> Patch:
@@ -106,7 +106,7 @@ def drawn_with_border(exterior: Any, interiors: Sequence[Any], height: int, widt
     drawing.polygon([(x, y) for x, y in ring.tolist()], fill=1, outline=1)
     for interior in interiors:
         drawing.polygon([(x, y) for x, y in to_corners(interior).tolist()], fill=0, outline=0)
-    return _cropped(np.asarray(picture), notes)
+    return cropped(np.asarray(picture), notes)
 
 
 def to_corners(ring: Any) -> Array:
@@ -175,7 +175,7 @@ def _winding(corners: Array, top: int, bottom: int, left: int, right: int) -> Ar
     return np.cumsum(table, axis=1, dtype=np.int32)[:, :-1]
 
 
-def _cropped(bits: Array, notes: tuple[str, ...]) -> Patch:
+def cropped(bits: Array, notes: tuple[str, ...] = ()) -> Patch:
     """The smallest patch with all set pixels: hundreds of regions of a photo are held at once."""
     rows, columns = np.flatnonzero(bits.any(1)), np.flatnonzero(bits.any(0))
     if not len(rows):
@@ -205,7 +205,7 @@ def place_bits(bits: Array, left: Any, top: Any, height: int, width: int) -> Pat
     rows, columns = bits.shape
     if not (0 <= left <= width - columns and 0 <= top <= height - rows):
         raise ValueError(
-            f"has a mask of {columns}x{rows} at ({left:g}, {top:g}), which is outside of the photo of {width}x{height}: "
-            "export both again"
+            f"has a mask of {columns}x{rows} at ({left:g}, {top:g}), which is outside of the photo of "
+            f"{width}x{height}: export both again"
         )
     return Patch(bits, int(top), int(left))

@@ -3,27 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cgrseg._yaml import read_yaml
 from cgrseg.data.settings import ImportFormat
 
 from .coco import is_coco, is_panoptic, read_coco, read_panoptic
+from .cvat import read_cvat
+from .label_studio import is_label_studio, read_label_studio
+from .labelme import is_labelme, read_labelme
+from .masks import read_cvat_masks, read_lists, read_roboflow, read_voc
 from .source import Annotations, Source
+from .street import is_cityscapes, is_mapillary, read_cityscapes, read_mapillary
+from .supervisely import is_supervisely, read_supervisely
+from .yolo import is_yolo, read_yolo
 
 SAMPLED = 20  # JSON files that are read to recognise the format; the others are checked when they are read
 Files = dict[ImportFormat, list[Path]]
 TITLES: dict[ImportFormat, str] = {
     "coco": "COCO JSON",
     "coco-panoptic": "COCO panoptic",
+    "labelme": "labelme JSON",
+    "cvat": "CVAT for images",
+    "cvat-masks": "CVAT segmentation masks",
+    "yolo": "YOLO polygons",
+    "roboflow": "Roboflow semantic masks",
+    "label-studio": "Label Studio JSON",
+    "voc": "VOC",
+    "supervisely": "Supervisely",
+    "cityscapes": "Cityscapes polygons",
+    "mapillary": "Mapillary polygons",
+    "lists": "lists of photos and masks",
 }
 READERS: dict[ImportFormat, Callable[[Source, list[Path]], Annotations]] = {
     "coco": read_coco,
     "coco-panoptic": read_panoptic,
+    "labelme": read_labelme,
+    "cvat": read_cvat,
+    "cvat-masks": read_cvat_masks,
+    "yolo": read_yolo,
+    "roboflow": read_roboflow,
+    "label-studio": read_label_studio,
+    "voc": read_voc,
+    "supervisely": read_supervisely,
+    "cityscapes": read_cityscapes,
+    "mapillary": read_mapillary,
+    "lists": read_lists,
 }
 JSON_KINDS: tuple[tuple[ImportFormat, Callable[[Any], bool]], ...] = (
     ("coco-panoptic", is_panoptic),
     ("coco", is_coco),
+    ("labelme", is_labelme),
+    ("label-studio", is_label_studio),
+    ("supervisely", is_supervisely),
+    ("cityscapes", is_cityscapes),
+    ("mapillary", is_mapillary),
 )
 
 
@@ -46,6 +82,24 @@ def recognize(source: Source) -> Files:
                 break
     for format in files:
         files[format] += unread
+    for path in source.with_suffix(".xml"):
+        with open(path, "rb") as file:
+            if b"<annotations" in file.read(4096):
+                files.setdefault("cvat", []).append(path)
+    for path in source.with_suffix(".yaml", ".yml"):
+        with suppress(ValueError):  # other YAML files
+            if is_yolo(read_yaml(path)):
+                files.setdefault("yolo", []).append(path)
+    if paths := source.named("labelmap.txt"):
+        files["cvat-masks"] = paths
+    elif any(path.parent.name.startswith("SegmentationClass") for path in source.photos):
+        files["voc"] = []
+    if paths := source.named("_classes.csv"):
+        files["roboflow"] = paths
+    if paths := [path for path in source.named("train.txt", "val.txt", "test.txt") if path.parent == source.root]:
+        files.setdefault("lists", paths)
+    if len(files) > 1 and "lists" in files:
+        del files["lists"]  # other tools write such lists, too
     return files
 
 

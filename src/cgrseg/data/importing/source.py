@@ -143,7 +143,7 @@ class Source:
         paths = self._photos.get(wanted.name, [])
         if not paths:
             raise ValueError(f"names the photo {name}, which is not in {self.root}: add it, or remove its annotations")
-        split = self.split_of(near)
+        split = self.split_of(near, stem=True)
         scores = []
         for path in paths:
             own = self.split_of(path)
@@ -156,9 +156,10 @@ class Source:
             raise ValueError(f"names the photo {name}, which can be {names}: give photos different names")
         return best[0]
 
-    def split_of(self, path: Path) -> str | None:
-        """The split that the names of the folders or of the file mean, such as valid/ or instances_val2017.json."""
-        for part in reversed(path.relative_to(self.root).parts):
+    def split_of(self, path: Path, *, stem: bool = False) -> str | None:
+        """The split that the names of the folders mean, such as valid/; with `stem` also instances_val2017.json."""
+        parts = path.relative_to(self.root).parts
+        for part in reversed(parts if stem else parts[:-1]):
             for word in re.split(r"[^A-Za-z0-9]+", part):
                 if found := WORDS.get(re.sub(r"\d{4}$", "", word.lower())):
                     return found
