@@ -150,6 +150,20 @@ def test_a_stopped_import_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [root]
 
 
+def test_a_full_disk_names_the_output_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = coco_of_two(tmp_path / "src"), tmp_path / "out"
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(importer.shutil, "copyfile", full)
+    assert main(["import-data", str(root), "--out", str(out), "--skip-errors"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"cgrseg: No space left on device: {out}"
+    assert list(tmp_path.iterdir()) == [root]
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": [NaN]}', "{", "\ufeff\u2028{"])
 def test_json_that_cannot_be_read_is_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "src").mkdir()

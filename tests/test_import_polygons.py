@@ -10,10 +10,46 @@ from typing import Any
 import numpy as np
 import pytest
 from importing import HEIGHT, WIDTH, complaint, drawn, imported, photo, write_json
+from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 
 from cgrseg.data.importing.importer import find_annotations
+from cgrseg.data.importing.raster import union_of_rings
 from cgrseg.data.importing.source import read_xml
+
+
+def test_polygons_hold_the_centres_that_matplotlib_finds_inside() -> None:
+    random = np.random.default_rng(1)
+    y, x = np.mgrid[0:60, 0:70] + 0.5
+    for _ in range(40):
+        turns = np.sort(random.random(random.integers(5, 20))) * 2 * np.pi
+        radius = random.uniform(5, 40, len(turns))  # some reach beyond the photo
+        ring = np.stack([35 + radius * np.cos(turns), 30 + radius * np.sin(turns)], 1)
+        patch = union_of_rings([ring], 60, 70)
+        bits = np.zeros((60, 70), bool)
+        rows, columns = patch.bits.shape
+        bits[patch.top : patch.top + rows, patch.left : patch.left + columns] = patch.bits
+        inside = MatplotlibPath([*ring, ring[0]], closed=True).contains_points(np.stack([x.ravel(), y.ravel()], 1))
+        assert (bits == inside.reshape(60, 70)).all()
+
+
+def test_polygons_with_a_common_border_share_no_pixel() -> None:
+    middle = [[4, 0], [4.5, 2], [3.5, 3.5], [4, 6]]  # some centres are on it
+    left = union_of_rings([[[0, 0], *middle, [0, 6]]], 6, 8).bits
+    right = union_of_rings([[*middle[::-1], [8, 0], [8, 6]]], 6, 8)
+    whole = np.zeros((6, 8), int)
+    whole[:, : left.shape[1]] += left
+    whole[:, right.left :] += right.bits
+    assert (whole == 1).all()
+
+
+def test_parts_that_a_ring_covers_twice_are_outside() -> None:
+    twice = [[0, 0], [6, 0], [6, 6], [0, 6], [0, 0], [2, 2], [4, 2], [4, 4], [2, 4], [2, 2]]
+    patch = union_of_rings([twice], 6, 6)
+    assert (patch.bits == (drawn("111111 111111 11..11 11..11 111111 111111") == 1)).all()
+    assert patch.notes == ("crosses itself: parts that it covers twice are outside",)
+    hole = [[0, 0], [6, 0], [6, 6], [0, 6], [0, 0], [2, 2], [2, 4], [4, 4], [4, 2], [2, 2]]  # the other way round
+    assert (union_of_rings([hole], 6, 6).bits == patch.bits).all() and union_of_rings([hole], 6, 6).notes == ()
 
 
 def labelme(root: Path, shapes: list[dict[str, Any]], image: str = "a.png") -> Path:

@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -169,25 +171,41 @@ def write_dataset(found: Import, out: str | Path) -> None:
     if found.errors:
         raise ValueError(f"{found.errors[0]} ({len(found.errors)} errors)")
     out.parent.mkdir(parents=True, exist_ok=True)
-    added = len(found.labels) - len(found.annotations.names)
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}import-", dir=out.parent, ignore_cleanup_errors=True) as folder:
         root = Path(folder) / "data"
-        bases = _bases(found.annotations.items)
-        items = tqdm(found.annotations.items, unit="photo", desc="write", delay=1, leave=False, disable=None)
-        for item in items:
-            split = item.split or "train"
-            name = item.photo.relative_to(bases[split])
-            ids = _draw(item, [])
-            assert ids is not None  # it was drawn before
-            ids = np.where(ids >= 0, ids + added, ids)
-            if found.background is not None:
-                ids[ids == UNLABELED] = found.background
-            photo = root / "images" / split / name
-            photo.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(item.photo, photo)
-            write_mask(ids, (root / "masks" / split / name).with_suffix(".png"), found.labels)
-        write_classes(found.labels, root / "classes.json")
-        os.rename(root, out)
+        with _naming(out, folder):
+            _write(found, root)
+            os.rename(root, out)
+
+
+def _write(found: Import, root: Path) -> None:
+    added = len(found.labels) - len(found.annotations.names)
+    bases = _bases(found.annotations.items)
+    items = tqdm(found.annotations.items, unit="photo", desc="write", delay=1, leave=False, disable=None)
+    for item in items:
+        split = item.split or "train"
+        name = item.photo.relative_to(bases[split])
+        ids = _draw(item, [])
+        assert ids is not None  # it was drawn before
+        ids = np.where(ids >= 0, ids + added, ids)
+        if found.background is not None:
+            ids[ids == UNLABELED] = found.background
+        photo = root / "images" / split / name
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(item.photo, photo)
+        write_mask(ids, (root / "masks" / split / name).with_suffix(".png"), found.labels)
+    write_classes(found.labels, root / "classes.json")
+
+
+@contextmanager
+def _naming(out: Path, folder: str) -> Iterator[None]:
+    """Name the output in errors of the system, such as a full disk, instead of the temporary folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(error.filename).startswith(folder)):
+            error.filename = str(out)
+        raise
 
 
 def check_out(out: Path, source: Path) -> None:
