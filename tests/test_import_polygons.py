@@ -137,7 +137,7 @@ def test_xml_with_a_document_type_is_refused(tmp_path: Path, encoding: str) -> N
         ('rle="1, 2, 3"', 'rle="1, 2, 4"', "mask 3 (sky) has run lengths of 7 pixels instead of 6"),
         ('rle="1, 2, 3"', 'rle="1, x"', "mask 3 (sky) has an rle that is not a list of numbers"),
         ('left="5"', 'left="6"', "has a mask of 3x2 at (6, 4), which is outside of the photo of 8x6"),
-        ('xtl="0.0"', 'xtl="nan"', "box 2 (sky) has the coordinate nan"),
+        ('xtl="0.0"', 'xtl="nan"', "box 2 (sky) has the values"),
         ('cx="1"', "", "ellipse 4 (sky) has the values"),
         ('name="a.png"', 'name="b.png"', "names the photo b.png, which is not in"),
         ('width="8" height="6"', 'width="8" height="7"', "a.png: is 8x6, but its annotation is for 8x7"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,59 @@ def test_mapillary_polygons(tmp_path: Path) -> None:
     found, masks, names = imported(root, unlabeled="background")
     assert found.format == "mapillary" and names == ["background", "nature--sky"]
     assert (masks["val/x1"] == drawn("##111111 ##111111 11111111 ........ ........ ........")).all()
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths to all values in a JSON file."""
+    if path:
+        yield path
+    inside = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inside:
+        yield from places(value, (*path, key))
+
+
+def with_polygons(root: Path) -> list[tuple[str, Path]]:
+    """Small datasets of all JSON formats: (format, file)."""
+    ring, flat = [[0, 2], [8, 2], [8, 6]], [0, 2, 8, 2, 8, 6]
+    points = {"exterior": ring, "interior": [[[2, 2], [3, 2], [3, 3]]]}
+    image = {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}
+    regions: list[Any] = [[flat], {"size": [HEIGHT, WIDTH], "counts": "7240m0"}]
+    annotations = [{"id": k, "image_id": 1, "category_id": 1, "segmentation": each} for k, each in enumerate(regions)]
+    coco = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+    shapes = [
+        {"label": "a", "shape_type": "polygon", "points": ring},
+        {"label": "b", "shape_type": "circle", "points": ring[:2]},
+        {"label": "b", "shape_type": "mask", "points": ring[:2], "mask": "abcd"},
+    ]
+    labelme = {"imagePath": "a.png", "imageWidth": WIDTH, "imageHeight": HEIGHT, "shapes": shapes}
+    objects = [{"label": "a", "polygon": ring}]
+    files = {"coco": coco, "labelme": labelme, "mapillary": {"width": WIDTH, "height": HEIGHT, "objects": objects}}
+    paths = [(name, write_json(photo(root / name / "a.png").with_name("a.json"), files[name])) for name in files]
+    box = {"x": 25, "y": 66, "width": 25, "height": 33, "rotation": 0, "rectanglelabels": ["p"]}
+    polygon = {"points": [[0, 50], [100, 50], [100, 100]], "polygonlabels": ["p"]}
+    results = [{"type": "rectanglelabels", "value": box}, {"type": "polygonlabels", "value": polygon}]
+    figures = [
+        {"classTitle": "wall", "geometryType": "polygon", "points": points},
+        {"classTitle": "wall", "geometryType": "rectangle", "points": {"exterior": ring[:2]}},
+        {"classTitle": "door", "geometryType": "bitmap", "bitmap": {"data": "eJw=", "origin": [6, 4]}},
+    ]
+    paths.append(("label-studio", label_studio(root / "ls", results) / "project.json"))
+    return [*paths, ("supervisely", supervisely(root / "sly", figures) / "train" / "ann" / "a.png.json")]
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], {"a": 1}, -1, 10**400, 1e9, "\0", [[None]]], ids=lambda value: str(value)[:8]
+)
+def test_values_of_another_type_are_errors_and_never_a_crash(value: Any, tmp_path: Path) -> None:
+    for format, file in with_polygons(tmp_path):
+        root = next(folder for folder in file.parents if folder.parent == tmp_path)
+        whole = json.loads(file.read_text())
+        for path in places(whole):
+            content = json.loads(json.dumps(whole))
+            parent = content
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = value
+            write_json(file, content)
+            assert "\n\n" not in complaint(root, format=format)
+        write_json(file, whole)

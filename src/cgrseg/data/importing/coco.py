@@ -13,7 +13,7 @@ import numpy as np
 from cgrseg.data.masks import read_colors
 
 from .raster import IGNORED, Array, Patch, Region, cropped, paint, runs_to_bits, union_of_rings
-from .source import Annotations, Item, Source, Warn, class_name, entries
+from .source import Annotations, Item, Source, Warn, class_name, entries, number_of
 
 AREA = "by area: smaller regions cover larger ones"
 
@@ -35,17 +35,19 @@ def read_coco(source: Source, paths: Sequence[Path]) -> Annotations:
         regions: defaultdict[Any, list[Region]] = defaultdict(list)
         for each in entries(content, "annotations"):
             about = f"annotation {each.get('id')}"
-            label = classes.get(each.get("category_id"), IGNORED)
+            label = classes.get(number_of(each.get("category_id")), IGNORED)
             if label == IGNORED:
                 cause = f"has the category_id {each.get('category_id')}, which is not in categories: add its name"
                 found.add("ids without a name", f"{path}, {about}", cause)
             if each.get("segmentation"):
-                regions[each.get("image_id")].append(Region(label, partial(_draw, each["segmentation"]), about))
+                regions[number_of(each.get("image_id"))].append(
+                    Region(label, partial(_draw, each["segmentation"]), about)
+                )
             else:
                 cause = "has a box but no segmentation: it is left out; draw its outline"
                 found.add("boxes", f"{path}, {about}", cause, is_error=False)
         for image in entries(content, "images"):
-            _add(found, source, path, image, partial(_paint, regions.pop(image.get("id"), [])))
+            _add(found, source, path, image, partial(_paint, regions.pop(number_of(image.get("id")), [])))
         for image_id in regions:
             cause = f"has annotations of the image_id {image_id}, which is not in images: add it, or remove them"
             found.add("annotations without a photo", path, cause)
@@ -58,16 +60,16 @@ def read_panoptic(source: Source, paths: Sequence[Path]) -> Annotations:
     for path in paths:
         content = source.json(path)
         classes = _classes(found, content)
-        images = {image.get("id"): image for image in entries(content, "images")}
+        images = {number_of(image.get("id")): image for image in entries(content, "images")}
         for each in entries(content, "annotations"):
-            image = images.get(each.get("image_id"))
+            image = images.get(number_of(each.get("image_id")))
             if image is None:
                 cause = f"has annotations of the image_id {each.get('image_id')}, which is not in images: add it"
                 found.add("annotations without a photo", path, cause)
                 continue
             table = {0: -1}
             for segment in entries(each, "segments_info"):
-                label = classes.get(segment.get("category_id"), IGNORED)
+                label = classes.get(number_of(segment.get("category_id")), IGNORED)
                 if label == IGNORED:
                     cause = (
                         f"has the category_id {segment.get('category_id')}, which is not in categories: add its name"
@@ -110,7 +112,7 @@ def decode_counts(text: str) -> list[int]:
 def _classes(found: Annotations, content: Any) -> dict[Any, int]:
     """category id -> class, by increasing id."""
     categories = [each for each in entries(content, "categories") if type(each.get("id")) is int]
-    used = {each.get("category_id") for each in entries(content, "annotations")}
+    used = {number_of(each.get("category_id")) for each in entries(content, "annotations")}
     groups = {each.get("supercategory") for each in categories if each.get("supercategory") != each.get("name")}
     classes = {}
     for each in sorted(categories, key=lambda each: int(each["id"])):

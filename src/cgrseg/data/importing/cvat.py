@@ -103,7 +103,10 @@ def _rotated(ring: list[list[float]], x: float, y: float, turn: float) -> list[l
 def _numbers(shape: Element, *names: str) -> list[float]:
     values: list[Any] = [shape.get(name) for name in names]
     try:
-        return [float(value) for value in values]
+        numbers = [float(value) for value in values]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+        return numbers
     except (TypeError, ValueError) as error:
         wrong = dict(zip(names, values, strict=True))
         raise ValueError(f"has the values {wrong}: they must be numbers; export it again") from error

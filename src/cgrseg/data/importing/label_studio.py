@@ -141,14 +141,14 @@ def _draw(region: dict[str, Any], height: int, width: int) -> Patch:
         points = value.get("points")
         try:
             ring = np.array(points, np.float64) * scale
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError("is not a polygon of three or more corners (x, y): draw it again") from error
         return union_of_rings([ring], height, width)
     names = ("x", "y", "width", "height") if kind == "rectanglelabels" else ("x", "y", "radiusX", "radiusY")
     try:
         x, y, across, down = (float(value[name]) for name in names)
         turn = math.radians(float(value.get("rotation") or 0))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"has no numbers for {', '.join(names)}: export it again") from error
     if kind == "rectanglelabels":
         offsets = np.array([[0, 0], [across, 0], [across, down], [0, down]]) * scale

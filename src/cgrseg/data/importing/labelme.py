@@ -93,7 +93,7 @@ def _draw(shape: dict[str, Any], kind: str, height: int, width: int) -> Patch:
         raise ValueError(f"is a {kind} without two points: draw it again, or remove it")
     try:
         (left, top), (right, bottom) = [[float(value) for value in point] for point in points]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"is a {kind} without two points: draw it again, or remove it") from error
     if kind == "rectangle":
         return union_of_rings([[[left, top], [right, top], [right, bottom], [left, bottom]]], height, width)

@@ -225,6 +225,11 @@ def entries(table: Any, key: str) -> list[dict[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
+def number_of(value: Any) -> int | str | None:
+    """An id as a key of a table; None if it is neither a number nor a text."""
+    return value if isinstance(value, int | str) else None
+
+
 def class_name(name: Any) -> str:
     return unicodedata.normalize("NFC", str(name).strip())
 

@@ -75,7 +75,7 @@ def _draw(figure: dict[str, Any], height: int, width: int) -> Patch:
             left, top = (int(value) for value in bitmap["origin"])  # type: ignore[index]
             reader = zlib.decompressobj()
             png = reader.decompress(base64.b64decode(bitmap["data"], validate=True), LARGEST_PNG)  # type: ignore[index]
-        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, binascii.Error, zlib.error) as error:
             raise ValueError(f"has a bitmap that can't be decoded ({error}): export it again") from error
         return place_bits(mask_from_base64(base64.b64encode(png).decode()), left, top, height, width)
     if not isinstance(points, dict) or kind not in ("polygon", "rectangle"):
@@ -84,7 +84,7 @@ def _draw(figure: dict[str, Any], height: int, width: int) -> Patch:
     if kind == "rectangle":
         try:
             (left, top), (right, bottom) = np.array(exterior, np.float64).tolist()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError("is a rectangle without two points: draw it again, or remove it") from error
         exterior = [[left, top], [right, top], [right, bottom], [left, bottom]]
     return drawn_with_border(exterior, interiors if isinstance(interiors, list) else [], height, width)
