@@ -70,10 +70,11 @@ def test_labelme_shapes_cover_each_other_in_their_order(tmp_path: Path) -> None:
         {"label": "sign", "shape_type": "circle", "points": [[7, 1], [7.8, 1]]},
         {"label": "sign", "shape_type": "mask", "points": [[0, 4], [1, 5]], "mask": mask},
         {"label": "road", "shape_type": "linestrip", "points": [[0, 0], [8, 6]]},
+        {"label": "car", "shape_type": "oriented_rectangle", "points": [[6, 4], [7, 5], [6, 6], [5, 5]]},
     ]
     found, masks, names = imported(labelme(tmp_path / "src", shapes))
     assert found.format == "labelme" and names == ["background", "car", "road", "sign"]
-    expected = drawn("......33 ..111.33 22111222 22111222 23222222 32222222")
+    expected = drawn("......33 ..111.33 22111222 22111222 23222122 32222122")
     assert (masks["train/a"] == expected).all()
     assert [str(each) for each in found.problems] == [
         f"{tmp_path}/src/a.json, shape 5 (road): is a linestrip, which has no area: it is left out"
@@ -178,6 +179,9 @@ def test_yolo_lists_of_names_by_id_and_its_faults(tmp_path: Path) -> None:
     assert any("a.txt, line 3: is a box, not a polygon" in t for t in texts)
     assert any("b.png: has no file in labels: it is all background" in t for t in texts)
     assert len(found.errors) == 1
+    (root / "train" / "labels" / "gone.txt").write_text("")
+    assert "gone.txt: has no photo of the same name in images: add it" in complaint(root)
+    (root / "train" / "labels" / "gone.txt").unlink()
     for line, message in (("0 0 0 640 0 640 320", "has the coordinate 640"), ("0 0 0 1 0 1", "has 5 coordinates")):
         (root / "train" / "labels" / "a.txt").write_text(line)
         assert message in str(find_annotations(root).errors[0])

@@ -87,7 +87,7 @@ def mask_from_base64(text: Any) -> Array:
 
 def _draw(shape: dict[str, Any], kind: str, height: int, width: int) -> Patch:
     points = shape.get("points")
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):  # labelme 6 stores the four corners
         return union_of_rings([points], height, width)
     if not isinstance(points, list) or len(points) != 2:
         raise ValueError(f"is a {kind} without two points: draw it again, or remove it")

@@ -56,7 +56,7 @@ def read_yolo(source: Source, paths: Sequence[Path]) -> Annotations:
         ids = partial(_paint, regions)
         found.items.append(Item(photo, text or photo, source.split_of(photo), ids))
     for path in texts.values():
-        if path not in used and path.parent.name != source.root.name and "labels" in path.parts:
+        if path not in used and "labels" in path.relative_to(source.root).parts:
             cause = "has no photo of the same name in images: add it, or remove the file"
             found.add("annotations without a photo", path, cause)
     return found
