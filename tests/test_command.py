@@ -27,7 +27,7 @@ from cgrseg.training.config import TrainConfig
 GROUPS = {
     "Start": ["demo", "app", "doctor"],
     "Use": ["predict", "info"],
-    "Train": ["check-data", "convert-masks", "train", "val"],
+    "Train": ["check-data", "import-data", "convert-masks", "train", "val"],
     "Ship": ["export", "benchmark", "serve", "push", "convert"],
     "Paper": ["tables", "figures", "study"],
 }

@@ -25,7 +25,7 @@ TOP = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` may imp
 NN_IMPORTS = {"torch", "timm", "labels", "preprocessing", "description", *sys.stdlib_module_names}
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "gradio", "fastapi", "ray", "lightning_fabric"}
 VERBS = [
-    *("demo", "app", "doctor", "predict", "info", "check-data", "convert-masks", "train", "val"),
+    *("demo", "app", "doctor", "predict", "info", "check-data", "import-data", "convert-masks", "train", "val"),
     *("export", "benchmark", "serve", "push", "convert", "tables", "figures", "study"),
 ]
 

@@ -123,7 +123,7 @@ def make_app() -> App:
     groups = {
         "Start": (start.demo, start.app, start.doctor),
         "Use": (use.predict, use.info),
-        "Train": (train.check_data, train.convert_masks, train.train, train.val),
+        "Train": (train.check_data, train.import_data, train.convert_masks, train.train, train.val),
         "Ship": (export.export, ship.benchmark, ship.serve, ship.push, ship.convert),
         "Paper": (paper.tables, figures.figures, paper.study),
     }

@@ -1,4 +1,4 @@
-"""Training: `cgrseg check-data`, `convert-masks`, `train` and `val`."""
+"""Training: `cgrseg check-data`, `import-data`, `convert-masks`, `train` and `val`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
 from cgrseg._text import printable
-from cgrseg.data.settings import Format
+from cgrseg.data.settings import Format, ImportFormat
 from cgrseg.inference.modes import Mode
 from cgrseg.training.config import TrainConfig, require_new_run
 
@@ -104,6 +104,52 @@ def convert_masks(
         print(printable(done.note))
     if done.class_list is not None:
         print(printable(f"classes in {done.class_list}: edit the names, and put it beside images/ and masks/"))
+    return 0
+
+
+def import_data(
+    source: Path,
+    /,
+    *,
+    out: Path,
+    from_: Annotated[ImportFormat | None, Parameter(name="--from")] = None,
+    unlabeled: Literal["background", "ignore"] | None = None,
+    skip_errors: bool = False,
+    limit: NonNegativeInt = 10,
+) -> int:
+    """Turn the annotations of a labelling tool into a dataset.
+
+    Recognises the format, prints what was found (classes, counts, how overlaps are resolved, what becomes of pixels
+    without annotation), and writes photos, masks and classes.json to a new folder. If annotations have errors, they
+    are listed, nothing is written and the exit code is 1.
+
+    Example: `cgrseg import-data cvat-export --out mydata`
+
+    Args:
+        source: the folder that the tool exported, unpacked
+        out: a new folder
+        from_: the format, if the folder has several
+        unlabeled: what pixels without annotation become; default: what is usual in the format
+        skip_errors: leave out images whose annotations have errors
+        limit: number of findings shown; 0 shows all
+    """
+    from cgrseg.data.importing.importer import check_out, find_annotations, write_dataset
+
+    check_out(out, source)
+    found = find_annotations(source, format=from_, unlabeled=unlabeled, skip_errors=skip_errors)
+    print(found.text(), flush=True)
+    problems = sorted(found.problems, key=lambda problem: not problem.is_error)
+    shown = problems[: limit or None]
+    for problem in shown:
+        print(f"{'error' if problem.is_error else 'warning'}: {problem}", file=sys.stderr)
+    if len(shown) < len(problems):
+        print(f"… {len(problems) - len(shown)} more: --limit 0 shows all", file=sys.stderr)
+    if found.errors:
+        cure = "correct them, or leave these images out with --skip-errors"
+        print(f"{len(found.errors)} errors, nothing was written: {cure}", file=sys.stderr)
+        return 1
+    write_dataset(found, out)
+    print(printable(f"written to {out}; next: cgrseg check-data {out}"))
     return 0
 
 

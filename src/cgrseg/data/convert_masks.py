@@ -105,9 +105,9 @@ def convert_masks(
     for path, output in zip(tqdm(masks, unit="mask", delay=1, leave=False, disable=None), outputs, strict=True):
         ids = read(path)
         ignored, total = ignored + int(np.count_nonzero(ids < 0)), total + ids.size
-        _write_mask(ids, output, labels)
+        write_mask(ids, output, labels)
     if class_list:
-        _write_classes(labels, class_list)
+        write_classes(labels, class_list)
     return Conversion(labels, len(masks), ignored=ignored / total, class_list=class_list, note=note)
 
 
@@ -274,7 +274,7 @@ def _problems(masks: Sequence[Path], read: Callable[[Path], Ids], source: Path) 
     return tuple(lines)
 
 
-def _write_mask(ids: Ids, target: Path, labels: LabelSpace) -> None:
+def write_mask(ids: Ids, target: Path, labels: LabelSpace) -> None:
     """Write ids [H, W], -1 for ignored, as a palette PNG, or as 16-bit grey if the ignore index needs it."""
     wide = labels.ignore_index > 255 or len(labels) > 256
     picture = Image.fromarray(np.where(ids < 0, labels.ignore_index, ids).astype(np.uint16 if wide else np.uint8))
@@ -283,7 +283,7 @@ def _write_mask(ids: Ids, target: Path, labels: LabelSpace) -> None:
     save_image(picture, target)
 
 
-def _write_classes(labels: LabelSpace, path: Path) -> None:
+def write_classes(labels: LabelSpace, path: Path) -> None:
     classes: list[dict[str, Any]] = [
         {"id": number, "name": name, "color": list(color)}
         for number, (name, color) in enumerate(zip(labels.names, labels.colors, strict=True))

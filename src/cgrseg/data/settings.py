@@ -6,6 +6,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 Format = Literal["folder", "ade20k", "coco-stuff164k", "coco-stuff10k", "pascal-context", "cityscapes", "voc"]
+ImportFormat = Literal[
+    "coco",
+    "coco-panoptic",
+    "labelme",
+    "cvat",
+    "cvat-masks",
+    "yolo",
+    "roboflow",
+    "label-studio",
+    "voc",
+    "supervisely",
+    "cityscapes",
+    "mapillary",
+    "lists",
+]
 
 
 @dataclass(frozen=True)
