@@ -114,3 +114,10 @@ def test_figures_with_their_date_are_on_the_benchmarks_page_only() -> None:
     cards = {"benchmark.md", "weights.md", "paper.md", "train.md"}  # of weights, of a study, of an example
     dated = {page.name for page in pages if re.search(r"\b20\d\d-\d\d-\d\d\b", page.read_text(encoding="utf-8"))}
     assert "benchmark.md" in dated and dated <= cards
+
+
+def test_the_card_of_the_bundled_weights_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    for name in cgrseg.list_weights():
+        card = (SOURCE / "weights" / "bundled" / f"{name}.md").read_text(encoding="utf-8")
+        assert card.partition("\n")[2].strip() in page

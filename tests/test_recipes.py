@@ -30,7 +30,8 @@ def test_a_recipe_is_a_valid_configuration_of_the_model_in_its_name(path: Path) 
     config = read("--config", str(path), "--out", "runs/x")
     build(config.model, **config.spec)
     size = path.stem.rpartition("-")[2]
-    assert path.stem == "folder" or config.model == f"cgrseg_{size}"
+    family = "segnext" if path.stem.startswith("segnext") else "cgrseg"
+    assert path.stem == "folder" or config.model == f"{family}_{size}"
 
 
 def test_every_dataset_and_size_of_the_paper_has_a_recipe() -> None:
