@@ -28,7 +28,7 @@ from cgrseg.measure.interleave import clocked
 
 
 def folder(segmenter: Segmenter, photos: list[str], out: Path) -> None:
-    jobs = [(source, source.outputs()) for source in find_sources(photos, out=out)]
+    jobs = [(source, source.outputs(["overlay", "mask"])) for source in find_sources(photos, out=out)]
     problems = [problem for _, problem in segment_files(segmenter, jobs) if problem]
     assert not problems, problems[0]
 

@@ -17,7 +17,7 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 Entry = tuple[str, Color | None, float]  # name, colour of the swatch (None: no swatch), share of the pixels
 
 INK, PAPER, SWATCH_EDGE = (30, 30, 30), (255, 255, 255), (128, 128, 128)
-SAMPLED = 1 << 16  # pixels whose mean is the colour in a legend
+SAMPLED = 1 << 14  # pixels that the mean colours of a legend are computed from
 FEWEST_ROWS = 4  # minimum rows of a legend, also for the smallest image
 
 

@@ -107,7 +107,8 @@ def _segment_images(
     workers = threads()
     failed: deque[Outcome] = deque()
     writing: deque[tuple[Source, Future[None]]] = deque()
-    with ThreadPoolExecutor(workers) as pool, _networks(segmenter) as (networks, parallel):
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    with pool, _networks(segmenter) as (networks, parallel):
         photos = _read_ahead(segmenter, jobs, pool, depth=workers + 2 * batch * parallel, failed=failed)
         for group, results in _run_ahead(segmenter, batches(photos, batch), networks, parallel, failed):
             for job, result in zip(group, results, strict=True):
