@@ -27,18 +27,19 @@ function readIds(image) {
   return found;
 }
 
-// An image of the photo's size: pixels of class `alone` (or all) in their colours at `opacity`, the others dark.
+// An image of the photo's size: pixels of class `alone` (or all) in their colours at `opacity`, the others dark. The
+// class "background" has no colour.
 function layer(width, height) {
   const canvas = newCanvas(width, height), context = canvas.getContext("2d");
   const picture = context.createImageData(width, height), bytes = picture.data;
   const colors = new Map(data.classes.map((each) => [each.id, each.color]));
   for (let i = 0; i < ids.length; i++) {
-    const shown = alone === null || ids[i] === alone;
+    const shown = alone === null || ids[i] === alone, plain = ids[i] === data.background;
     const color = shown ? colors.get(ids[i]) || [0, 0, 0] : [20, 20, 20];
     bytes[4 * i] = color[0];
     bytes[4 * i + 1] = color[1];
     bytes[4 * i + 2] = color[2];
-    bytes[4 * i + 3] = shown ? Math.round(255 * opacity) : 200;
+    bytes[4 * i + 3] = !shown ? 200 : plain ? 0 : Math.round(255 * opacity);
   }
   context.putImageData(picture, 0, 0);
   return canvas;
@@ -72,7 +73,7 @@ function fillLegend() {
     button.type = "button";
     button.dataset.id = each.id;
     swatch.className = "cgr-swatch";
-    swatch.style.background = `rgb(${each.color.join(",")})`;
+    swatch.style.background = each.id === data.background ? "white" : `rgb(${each.color.join(",")})`;
     button.append(swatch, each.name);
     row.insertCell().append(button);
     row.insertCell().textContent = share(each.share);

@@ -41,7 +41,8 @@ def payload(segmentation: Segmentation, note: str, *, prepared: Prepared | None 
 
     Returns:
         "photo" (JPEG), "mask" (PNG, grey = class id up to 256 classes, for more red + 256 * green) and
-        "confidence" (grey JPEG, or None) as data URLs, all of one size; "classes" as from `describe_classes`; "note".
+        "confidence" (grey JPEG, or None) as data URLs, all of one size; "classes" as from `describe_classes`;
+        "background", the id of the class that has no colour, or None; "note".
     """
     size = display_size(segmentation)
     photo = Image.fromarray(segmentation.photo).resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
@@ -57,6 +58,7 @@ def payload(segmentation: Segmentation, note: str, *, prepared: Prepared | None 
         "mask": _data_url(ids if ids.mode == "L" else _as_rgb(ids), "png", compress_level=1),
         "confidence": sure,
         "classes": describe_classes(segmentation),
+        "background": segmentation.label_space.background,
         "note": note,
     }
 
