@@ -161,6 +161,10 @@ def test_opacity_slider_and_views_redraw_at_once(page: Any) -> None:
         "before => document.querySelector('#photo-viewer canvas').toDataURL() !== before", arg=labels
     )
     opaque = pixels(page)
+    sky = page.eval_on_selector(
+        "#photo-viewer canvas", "canvas => [...canvas.getContext('2d').getImageData(470, 60, 1, 1).data]"
+    )
+    assert sky[2] > 100, "the class background has no colour"
     page.click("#photo-viewer [data-view=split]")
     split = pixels(page)
     page.fill("#photo-viewer .cgr-split", "0")
