@@ -35,8 +35,9 @@ def times_as_fast(base: Sequence[float], other: Sequence[float]) -> dict[str, fl
 
 def store(name: str, results: Any) -> Path:
     """Write benchmarks/claims/NAME.json; `results` are plain values with units in their names."""
+    words = ["/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word for word in sys.argv[1:]]
     claim = {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
         "date": date.today().isoformat(),
         "machine": {
             "processor": processor(),
