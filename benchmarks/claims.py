@@ -33,6 +33,14 @@ def times_as_fast(base: Sequence[float], other: Sequence[float]) -> dict[str, fl
     return {"median": round(found.median, 3), "low": round(found.low, 3), "high": round(found.high, 3)}
 
 
+def replace_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Write `text` between two comments of a page."""
+    content = page.read_text(encoding="utf-8")
+    before, after = content.partition(begin)[0], content.partition(end)[2]
+    with atomic_write(page) as temporary:
+        temporary.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def store(name: str, results: Any) -> Path:
     """Write benchmarks/claims/NAME.json; `results` are plain values with units in their names."""
     words = ["/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word for word in sys.argv[1:]]

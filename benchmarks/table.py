@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cgrseg.images.files import atomic_write
+from claims import replace_between
+
 from cgrseg.measure.report import read_report, render, summary
 from cgrseg.paper.published import speeds
 
@@ -30,10 +31,7 @@ def main() -> None:
     if not parser.parse_args().write:
         print(tables())
         return
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    with atomic_write(PAGE) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n\n{tables()}\n{END}{after}", encoding="utf-8")
+    replace_between(PAGE, BEGIN, END, tables())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cgrseg.images.files import atomic_write
+from claims import replace_between
+
 from cgrseg.measure.report import Report, read_report, summary, write_report
 from cgrseg.paper.order import read_timings, render
 from cgrseg.paper.published import published
@@ -69,10 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = f"{summary(report)}\n\n{render(published()[0], read_timings(path), 'md').replace('## ', '### ', 1)}"
     print(text, end="")
     if options.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-        with atomic_write(PAGE) as temporary:
-            temporary.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+        replace_between(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -333,6 +333,15 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
+def test_a_damaged_end_record_is_a_damaged_file(good_files: list[bytes], tmp_path: Path) -> None:
+    content = bytearray(next(data for data in good_files if data.startswith(b"PK")))
+    content[content.rindex(b"PK\x06\x07") + 4] ^= 1  # the number of the disk in the ZIP64 locator
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged.pth is damaged .*multiple disks.*copy or download it again"):
+        read_state(path)
+
+
 @given(
     which=st.integers(0, 2),
     cut=st.one_of(st.none(), st.floats(0, 1)),

@@ -418,9 +418,9 @@ def test_load_finds_files_and_bundled_names_and_guesses_what_was_meant(
     for source in ("street-v1", "plain", tiny_file, str(tiny_file)):
         model = cgrseg.load(source, device="cpu")
         assert not model.training and model.card == CARD and model.labels == LABELS
-    with pytest.raises(ValueError, match="no weights are called 'street-v2': did you mean 'street-v1'"):
+    with pytest.raises(ValueError, match=r"no weights are called 'street-v2', .* did you mean 'street-v1'"):
         cgrseg.load("street-v2")
-    with pytest.raises(ValueError, match="bundled are street-v1; or give the path"):
+    with pytest.raises(ValueError, match="choose from street-v1"):
         cgrseg.load("zzz")
     for absent in ("zzz.safetensors", "runs/zzz"):
         with pytest.raises(FileNotFoundError, match=f"no weights file at {absent}"):

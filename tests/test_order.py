@@ -79,6 +79,7 @@ def test_table_1_is_printed_with_sizes_latencies_and_the_order(
 
 
 def test_the_run_measures_every_row_and_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("table1", SCRIPT)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)

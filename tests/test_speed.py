@@ -167,7 +167,7 @@ def test_a_contender_is_one_word(text: str, choice: Choice) -> None:
         (["a.xml:onnx"], "a.xml:onnx: an exported file runs in its own runtime: write a.xml or a.xml:bf16"),
         (["a.onnx:bf16"], "a.onnx:bf16: an exported file runs in its own runtime: write a.onnx"),
         (["a.xml"], "no exported file at a.xml"),
-        (["nosuch"], "no weights are called 'nosuch': "),
+        (["nosuch"], "no weights are called 'nosuch', "),
         (["cgrseg_n", "--compare", "cgrseg_n:channels_last"], "cgrseg_n:channels_last is listed twice: remove one"),
         (["cgrseg_n", "--size", "512"], "--size 512: write HEIGHTxWIDTH in pixels"),
         (["cgrseg_n", "--rounds", "0"], "--rounds is 0: it must be > 0"),

@@ -13,7 +13,7 @@ from cyclopts.types import NonNegativeInt
 from cgrseg._text import printable
 from cgrseg.data.settings import Format, ImportFormat
 from cgrseg.inference.modes import Mode
-from cgrseg.training.config import TrainConfig, require_new_run
+from cgrseg.training.config import DEFAULT_MODEL, TrainConfig, require_new_run
 
 from ._common import Weights, check_same_classes, check_weights, make_folder
 from .recipe import with_typed_spec
@@ -193,7 +193,7 @@ def train(
     from cgrseg.description import find_spec
 
     # A wrong option is found before torch is imported, which takes seconds.
-    find_spec("cgrseg_t" if run.model == "auto" else run.model, **run.spec)
+    find_spec(DEFAULT_MODEL if run.model == "auto" else run.model, **run.spec)
 
     import cgrseg
     from cgrseg.training.progress import Stopped

@@ -81,6 +81,9 @@ class LossConfig:
             raise ValueError(f"loss.label_smoothing goes with cross_entropy, not with {self.kind}")
 
 
+DEFAULT_MODEL = "cgrseg_t"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run.

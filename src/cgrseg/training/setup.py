@@ -28,7 +28,7 @@ from cgrseg.weights import artifact
 from cgrseg.weights.load import computes_bf16, create_model, find_weights, usable_device
 from cgrseg.weights.pretrained import start_from
 
-from .config import TrainConfig
+from .config import DEFAULT_MODEL, TrainConfig
 from .losses import SegmentationLoss
 from .optimization import make_optimizer, moving_average
 from .sync_batchnorm import synchronise
@@ -40,7 +40,6 @@ PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
 }
 SYNTHETIC = {"train": 1000, "val": 40, "test": 40}  # scenes
 SYNTHETIC_CLASSES = 6
-DEFAULT_MODEL = "cgrseg_t"
 
 
 class Float64Precision(DoublePrecision):

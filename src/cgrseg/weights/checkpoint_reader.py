@@ -85,9 +85,9 @@ def check_archive(name: str) -> None:
         ValueError: a checksum is wrong, or an entry is compressed: `torch.save` never compresses, and a small file
             could expand to many times the memory.
     """
-    if not zipfile.is_zipfile(name):
-        return
     try:
+        if not zipfile.is_zipfile(name):  # itself raises BadZipFile for some damaged end records
+            return
         with zipfile.ZipFile(name) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
             if packed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import os
 from importlib import resources
@@ -15,7 +14,7 @@ from torch import nn
 
 from cgrseg import rivals
 from cgrseg._text import printable
-from cgrseg.description import SpecOptions, find_spec
+from cgrseg.description import SpecOptions, did_you_mean, find_spec
 from cgrseg.nn import VARIANTS, CGRSeg
 
 from . import artifact
@@ -118,9 +117,7 @@ def find_weights(weights: Pathlike) -> Path:
         return files[name]
     if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
         return path
-    close = difflib.get_close_matches(name, files, n=1)
-    known = f"did you mean {close[0]!r}?" if close else f"bundled are {', '.join(sorted(files)) or 'none'}"
-    raise ValueError(f"no weights are called {name!r}: {known}; or give the path of a .safetensors file")
+    raise ValueError(f"no weights are called {name!r}, and there is no such file{did_you_mean(name, sorted(files))}")
 
 
 def _bundled_files() -> dict[str, Path]:

@@ -13,7 +13,7 @@ import numpy as np
 from cgrseg.data.masks import read_colors
 
 from .raster import IGNORED, Array, Patch, Region, cropped, paint, runs_to_bits, union_of_rings
-from .source import Annotations, Item, Source, Warn, class_name, entries, number_of
+from .source import Annotations, Item, Source, Warn, class_name, entries, number_of, stated_size
 
 AREA = "by area: smaller regions cover larger ones"
 
@@ -130,18 +130,15 @@ def _classes(found: Annotations, content: Any) -> dict[Any, int]:
 def _add(
     found: Annotations, source: Source, path: Path, image: dict[str, Any], ids: Any, *, unlike: Path | None = None
 ) -> None:
-    width, height = image.get("width"), image.get("height")
-    size = (width, height) if type(width) is int and type(height) is int else None
-    try:
-        photo = source.find_photo(image.get("file_name"), path)
-    except ValueError as error:
-        found.add("annotations without a photo", path, str(error))
+    photo = found.photo(source, image.get("file_name"), path)
+    if photo is None:
         return
     if photo == unlike:
         cause = f"names {image.get('file_name')} as photo and as mask: add the photo"
         found.add("annotations without a photo", path, cause)
         return
-    found.items.append(Item(photo, path, source.split_of(path, stem=True) or source.split_of(photo), ids, size))
+    split = source.split_of(path, stem=True) or source.split_of(photo)
+    found.items.append(Item(photo, path, split, ids, stated_size(image.get("width"), image.get("height"))))
 
 
 def _paint(regions: Sequence[Region], height: int, width: int, warn: Warn) -> Array:

@@ -40,14 +40,12 @@ def read_cvat(source: Source, paths: Sequence[Path]) -> Annotations:
 
 
 def _read_image(found: Annotations, source: Source, path: Path, image: Element) -> None:
-    try:
-        photo = source.find_photo(image.get("name"), path)
-        size = int(image.get("width", "")), int(image.get("height", ""))
-    except ValueError as error:
-        cause = (
-            str(error) if "photo" in str(error) else f"image {image.get('name')} has no width and height: export again"
-        )
-        found.add("annotations without a photo", path, cause)
+    width, height = image.get("width", ""), image.get("height", "")
+    if not (width.isdecimal() and height.isdecimal()):
+        cause = f"image {image.get('name')} has no width and height: export again"
+        found.add("images without a size", path, cause)
+        return
+    if (photo := found.photo(source, image.get("name"), path)) is None:
         return
     shapes = []
     for number, shape in enumerate(image, 1):
@@ -64,7 +62,7 @@ def _read_image(found: Annotations, source: Source, path: Path, image: Element) 
     subset = image.get("subset")
     split = source.split_of(source.root / subset / photo.name) if subset and ".." not in subset else None
     split = split or source.split_of(photo) or source.split_of(path)
-    found.items.append(Item(photo, path, split, partial(paint_in_order, regions), size))
+    found.items.append(Item(photo, path, split, partial(paint_in_order, regions), (int(width), int(height))))
 
 
 def _draw(shape: Element, height: int, width: int) -> Patch:

@@ -16,7 +16,7 @@ from cgrseg.images.photos import IMAGE_SUFFIXES
 
 from .labelme import DRAWING, paint_in_order
 from .raster import Array, Patch, Region, cropped, union_of_rings
-from .source import Annotations, Item, Source, class_name, entries
+from .source import Annotations, Item, Source, class_name, entries, stated_size
 
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
 
@@ -38,9 +38,8 @@ def read_label_studio(source: Source, paths: Sequence[Path]) -> Annotations:
             cause = "has no annotation: it is left out; submit one"
             found.add("tasks without annotation", f"{path}, task {task.get('id')}", cause, is_error=False)
             continue
-        regions, size = [], None
+        regions = []
         for each in result:
-            size = (each.get("original_width"), each.get("original_height"))
             for name in _names(each):
                 about = f"task {task.get('id')}, region {each.get('id')} ({name})"
                 regions.append(Region(found.class_id(name), partial(_draw, each), about))
@@ -49,10 +48,8 @@ def read_label_studio(source: Source, paths: Sequence[Path]) -> Annotations:
         except ValueError as error:
             found.add("annotations without a photo", f"{path}, task {task.get('id')}", str(error))
             continue
-        assert size is not None
-        stated = size if all(type(side) is int for side in size) else None
-        ids = partial(paint_in_order, regions)
-        found.items.append(Item(photo, path, source.split_of(photo), ids, stated))  # type: ignore[arg-type]
+        size = stated_size(result[-1].get("original_width"), result[-1].get("original_height"))
+        found.items.append(Item(photo, path, source.split_of(photo), partial(paint_in_order, regions), size))
     return found
 
 

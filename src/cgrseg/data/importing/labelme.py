@@ -17,7 +17,7 @@ from PIL import Image
 from cgrseg.images.photos import DAMAGE, TOO_LARGE
 
 from .raster import Array, Patch, Region, paint, place_bits, union_of_rings
-from .source import Annotations, Item, Source, Warn, class_name, entries
+from .source import Annotations, Item, Source, Warn, class_name, entries, stated_size
 
 DRAWING = "by the order of drawing: later regions cover earlier ones"
 CIRCLE = 64  # corners
@@ -54,13 +54,9 @@ def read_labelme(source: Source, paths: Sequence[Path]) -> Annotations:
                 found.add("shapes without area", f"{path}, {about}", cause, is_error=False)
             else:
                 regions.append(Region(label, partial(_draw, each, kind), about))
-        width, height = content.get("imageWidth"), content.get("imageHeight")
-        size = (width, height) if type(width) is int and type(height) is int else None
-        try:
-            photo = source.find_photo(content.get("imagePath"), path)
-        except ValueError as error:
-            found.add("annotations without a photo", path, str(error))
+        if (photo := found.photo(source, content.get("imagePath"), path)) is None:
             continue
+        size = stated_size(content.get("imageWidth"), content.get("imageHeight"))
         ids = partial(paint_in_order, regions)
         found.items.append(Item(photo, path, source.split_of(photo) or source.split_of(path), ids, size))
     return found

@@ -77,6 +77,14 @@ class Annotations:
     def add(self, kind: str, where: str | Path, cause: str, *, is_error: bool = True) -> None:
         self.problems.append(DataProblem(kind, cause, where, is_error))
 
+    def photo(self, source: Source, name: Any, near: Path) -> Path | None:
+        """`Source.find_photo`; a photo that is missing is a problem of the annotations in the file `near`."""
+        try:
+            return source.find_photo(name, near)
+        except ValueError as error:
+            self.add("annotations without a photo", near, str(error))
+            return None
+
     def class_id(self, name: Any) -> int:
         """The id of a class, which is added if it is new."""
         text = class_name(name)
@@ -164,6 +172,11 @@ class Source:
                 if found := WORDS.get(re.sub(r"\d{4}$", "", word.lower())):
                     return found
         return None
+
+
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """(width, height) as an annotation says; None if it does not say them in whole numbers."""
+    return (width, height) if type(width) is int and type(height) is int else None
 
 
 def read_text(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .labelme import DRAWING, paint_in_order
 from .raster import IGNORED, Patch, Region, drawn_with_border, union_of_rings
-from .source import Annotations, Item, Source, class_name, entries
+from .source import Annotations, Item, Source, class_name, entries, stated_size
 
 # Labels of Cityscapes and Mapillary that mean "not labelled".
 VOID = {"unlabeled", "out of roi", "ego vehicle", "rectification border", "void--unlabeled"}
@@ -54,13 +54,9 @@ def _read(source: Source, paths: Sequence[Path], keys: tuple[str, str]) -> Annot
                     Region(label, partial(_draw, each.get("polygon"), bordered), f"object {number} ({name})")
                 )
         stem = path.stem.removesuffix("_polygons").removesuffix("_gtFine").removesuffix("_gtCoarse")
-        try:
-            photo = source.find_photo(stems.get(stem, stem), path)
-        except ValueError as error:
-            found.add("annotations without a photo", path, str(error))
+        if (photo := found.photo(source, stems.get(stem, stem), path)) is None:
             continue
-        width, height = content.get(keys[0]), content.get(keys[1])
-        size = (width, height) if type(width) is int and type(height) is int else None
+        size = stated_size(content.get(keys[0]), content.get(keys[1]))
         split = source.split_of(photo) or source.split_of(path)
         found.items.append(Item(photo, path, split, partial(paint_in_order, regions), size))
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from .labelme import DRAWING, mask_from_base64, paint_in_order
 from .raster import IGNORED, Patch, Region, drawn_with_border, place_bits
-from .source import Annotations, Item, Source, entries
+from .source import Annotations, Item, Source, entries, stated_size
 
 LARGEST_PNG = 2**26  # bytes
 
@@ -55,13 +55,9 @@ def read_supervisely(source: Source, paths: Sequence[Path]) -> Annotations:
                 found.add("ids without a name", f"{path}, {about}", cause)
             label = found.names.index(title) if title in found.names else IGNORED
             regions.append(Region(label, partial(_draw, each), about))
-        width, height = content["size"].get("width"), content["size"].get("height")
-        size = (width, height) if type(width) is int and type(height) is int else None
-        try:
-            photo = source.find_photo(path.stem, path)  # a.jpg.json
-        except ValueError as error:
-            found.add("annotations without a photo", path, str(error))
+        if (photo := found.photo(source, path.stem, path)) is None:  # a.jpg.json
             continue
+        size = stated_size(content["size"].get("width"), content["size"].get("height"))
         split = source.split_of(photo)
         found.items.append(Item(photo, path, split, partial(paint_in_order, regions), size))
     return found
@@ -71,10 +67,12 @@ def _draw(figure: dict[str, Any], height: int, width: int) -> Patch:
     kind, points = figure.get("geometryType"), figure.get("points")
     if kind == "bitmap":
         bitmap = figure.get("bitmap")
+        if not isinstance(bitmap, dict):
+            raise ValueError("has no bitmap: export it again")
         try:
-            left, top = (int(value) for value in bitmap["origin"])  # type: ignore[index]
+            left, top = (int(value) for value in bitmap["origin"])
             reader = zlib.decompressobj()
-            png = reader.decompress(base64.b64decode(bitmap["data"], validate=True), LARGEST_PNG)  # type: ignore[index]
+            png = reader.decompress(base64.b64decode(bitmap["data"], validate=True), LARGEST_PNG)
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error, zlib.error) as error:
             raise ValueError(f"has a bitmap that can't be decoded ({error}): export it again") from error
         return place_bits(mask_from_base64(base64.b64encode(png).decode()), left, top, height, width)
