@@ -1,6 +1,6 @@
 """Table 1 as one run: parameters, operations and latency of every row, and how far the order of speed is the paper's.
 
-    python benchmarks/table1.py --threads 2 --rounds 10 --write
+    python benchmarks/table1.py --threads 2 --rounds 5 --write
 
 Runs `cgrseg benchmark cgrseg_t:openvino --compare MODEL:openvino MODEL:eager` for every model of the table, each in a
 process of its own, so that memory is free again and every model is measured in turn with the same base. Finished models

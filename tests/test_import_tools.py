@@ -108,7 +108,7 @@ def test_supervisely_polygons_with_holes_and_bitmaps(tmp_path: Path) -> None:
     [
         ({"geometryType": "bitmap", "bitmap": {"data": "eJw=", "origin": [0, 0]}}, "has a mask that can't be decoded"),
         ({"geometryType": "bitmap", "bitmap": {"data": "eJx", "origin": [0, 0]}}, "has a bitmap that can't be decoded"),
-        ({"geometryType": "bitmap"}, "has a bitmap that can't be decoded"),
+        ({"geometryType": "bitmap"}, "has no bitmap: export it again"),
         ({"geometryType": "sphere", "points": {}}, "has the geometryType sphere, which is not read"),
     ],
 )
