@@ -148,6 +148,25 @@ def test_convolutions_of_an_int8_file_have_int8_weights(folder: Path, weights: P
     assert path.stat().st_size < 0.6 * weights.stat().st_size
 
 
+def test_relu6_becomes_a_part_of_an_int8_convolution_in_onnx(tmp_path: Path, photos: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    arrays = {"w": np.ones((4, 3, 3, 3)), "v": np.ones((2, 4, 1, 1)), "low": np.array(0), "high": np.array(6)}
+    constants = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    nodes = [
+        onnx.helper.make_node("Conv", ["images", "w"], ["a"], name="first"),
+        onnx.helper.make_node("Clip", ["a", "low", "high"], ["b"], name="clip"),
+        onnx.helper.make_node("Conv", ["b", "v"], ["c"], name="second"),
+    ]
+    ends = (("images", ["n", 3, "h", "w"]), ("c", ["n", 2, "y", "x"]))
+    inputs, outputs = ([onnx.helper.make_tensor_value_info(name, 1, shape)] for name, shape in ends)
+    graph = onnx.helper.make_graph(nodes, "relu6", inputs, outputs, constants)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), tmp_path / "float.onnx")
+    images = Images(find_photos(photos)[:2], Preprocessing(short_side=64, long_side=None))
+    quantizers.quantize_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", images, [], "text")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("Conv") == 2 and "Clip" not in kinds
+
+
 def test_openvino_has_a_hard_swish_for_each_gelu_but_those_of_float_convolutions(
     model: CGRSeg, program: Any, tmp_path: Path
 ) -> None:

@@ -165,7 +165,7 @@ def quantize_onnx(source: Path, target: Path, images: Images, float_convolutions
             target,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
+            op_types_to_quantize=["Conv", "Clip", "Relu"],  # ranges are those after ReLU6, which becomes a part of Conv
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
