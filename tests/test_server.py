@@ -117,7 +117,7 @@ class Client:
 @contextmanager
 def running(segmenter: Segmenter, *, key: str | None = None, **limits: Any) -> Iterator[Client]:
     config = ServerConfig(limits=Limits(**{"network_pixels": 2**22, **limits}), key=key)
-    server = uvicorn.Server(uvicorn_config(lambda: make_app(segmenter, config, name="tiny"), config))
+    server = uvicorn.Server(uvicorn_config(lambda: make_app({"tiny": lambda _: segmenter}, config), config))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -807,7 +807,9 @@ class Stuck(Segmenter):
 
 listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
 print("listening", flush=True)
-_run(Stuck(sys.argv[1]), ServerConfig(limits=Limits(seconds=1, read_seconds=1, network_pixels=2**20)), "x", listener)
+stuck = Stuck(sys.argv[1])
+limits = Limits(seconds=1, read_seconds=1, network_pixels=2**20)
+_run({"x": lambda _: stuck}, ServerConfig(limits=limits), listener)
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -110,8 +109,8 @@ def app(
 ) -> None:
     """Open a web page that labels photos, camera and videos.
 
-    The page shows classes, their shares and the confidence of a photo, offers overlay, mask and JSON for download,
-    labels videos, and compares two models. Photos stay on this machine. Needs the extra "app".
+    The page shows classes, their shares and the confidence of photos, exports overlays, masks, cut-outs, polygons and
+    tables, labels the camera and videos, and compares two models. Photos stay on this machine. Needs the extra "app".
 
     Example: `cgrseg app --browser`
 
@@ -126,19 +125,17 @@ def app(
     """
     names = split_commas(weights or ())
     check_weights(*names)
-    if find_spec("gradio") is None:
-        raise ValueError('the page needs Gradio: pip install "cgrseg[app]"')
     print("loading the page, which takes some seconds", file=sys.stderr, flush=True)
-
-    from cgrseg.web import launch, make_page
-    from cgrseg.web.choices import Choices
+    try:
+        from cgrseg.web import launch, make_page
+    except ModuleNotFoundError as error:
+        raise ValueError(f'the page needs {error.name}: pip install "cgrseg[app]"') from error
     from cgrseg.weights.load import list_weights
 
     names = names or list_weights()
     if not names:
         raise ValueError("there are no bundled weights: add --weights FILE")
-    choices = Choices(names, device=device, short_side=short_side)
-    launch(make_page(choices), host=host, port=port, browser=browser)
+    launch(make_page(names, device=device, short_side=short_side), host=host, port=port, browser=browser)
 
 
 def doctor(*, device: str = "auto", clear_cache: bool = False) -> int:

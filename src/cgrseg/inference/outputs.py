@@ -32,6 +32,7 @@ class OutputOptions:
     Args:
         classes: names or ids for cut-outs and polygons; None for all, in cut-outs all but "background".
         tolerance: see `Segmentation.polygons`.
+        alpha: of overlays, see `Segmentation.overlay`.
 
     Raises:
         ValueError: a tolerance that is negative or not a number.
@@ -39,6 +40,7 @@ class OutputOptions:
 
     classes: Sequence[str | int] | None = None
     tolerance: float = 1.0
+    alpha: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.tolerance >= 0:
@@ -66,7 +68,7 @@ def encode(result: Segmentation, kind: str, options: OutputOptions = DEFAULT, *,
         case "cutout":
             return _png(result.cutout(classes), compress_level=1)
         case "overlay":
-            return _jpeg(result.overlay())
+            return _jpeg(result.overlay(options.alpha))
         case "outline":
             return _jpeg(result.outline())
         case "geojson":

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,11 +22,12 @@ from uvicorn.config import STARTUP_FAILURE
 
 from cgrseg.inference.segmenter import Segmenter
 
+from .models import Opener
 from .observability import LOGGER, log_to_stderr
 from .routes import ServerConfig, make_app
 from .uploads import TimeoutProtocol
 
-__all__ = ["Server", "ServerConfig", "serve", "uvicorn_config"]
+__all__ = ["Server", "ServerConfig", "listen", "serve", "uvicorn_config"]
 
 BACKLOG = 1024  # connections that the kernel holds for us
 FORCED_EXIT = 1  # exit code when accepted requests were not finished
@@ -57,24 +58,35 @@ def serve(
     Raises:
         OSError, ValueError: the weights can't be read, or the address is in use.
     """
-    segmenter: Segmenter | Callable[[], Segmenter]
-    segmenter = partial(Segmenter, weights, device=device, short_side=short_side, bf16=bf16)
+    opener: Opener = partial(Segmenter, weights, device=device, short_side=short_side, bf16=bf16)
+    openers = {Path(weights).stem: opener}
     if config.workers == 1:
-        segmenter = segmenter()  # reports wrong weights before the address is opened
-    try:
-        listener = socket.create_server((config.host, config.port), backlog=BACKLOG)
-    except OSError as error:
-        raise OSError(f"can't listen on {config.host}:{config.port} ({error.strerror}): choose another port") from error
+        segmenter = opener("auto")  # reports wrong weights before the address is opened
+        openers = dict.fromkeys(openers, lambda _: segmenter)
+    listener = listen(config.host, config.port)
     log_to_stderr()
     host, port = listener.getsockname()[:2]
     LOGGER.info("listening", extra={"fields": {"host": host, "port": port, "workers": config.workers}})
-    run = partial(_run, segmenter, config, Path(weights).stem, listener)
+    run = partial(_run, openers, config, listener)
     if config.workers > 1:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus_client has no other setting
             _supervise(run, config)
         return
     run()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one.
+
+    Raises:
+        OSError: can't listen there, for example because the port is in use.
+    """
+    try:
+        return socket.create_server((host, port), backlog=BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(f"can't listen on {host}:{port} ({reason}): choose another port") from error
 
 
 def uvicorn_config(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.Config:
@@ -94,15 +106,13 @@ def uvicorn_config(app: Callable[[], FastAPI], config: ServerConfig) -> uvicorn.
     )
 
 
-def _run(
-    segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, name: str, listener: socket.socket
-) -> None:
+def _run(openers: Mapping[str, Opener], config: ServerConfig, listener: socket.socket) -> None:
     """In the process that serves."""
     log_to_stderr()
     torch.set_num_threads(max(torch.get_num_threads() // config.workers, 1))
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again after it has stopped
         signal.signal(number, lambda *_: None)
-    Server(uvicorn_config(partial(make_app, segmenter, config, name=name), config)).run(sockets=[listener])
+    Server(uvicorn_config(partial(make_app, openers, config), config)).run(sockets=[listener])
 
 
 def _supervise(run: Callable[[], None], config: ServerConfig) -> None:

@@ -130,6 +130,11 @@ class Batcher:
         """Photos that are not in a batch yet."""
         return len(self._waiting)
 
+    @property
+    def busy(self) -> bool:
+        """Whether photos wait or are being labelled."""
+        return bool(self._waiting or self._working)
+
     def require_room(self) -> None:
         """Raise RefusedError (503) if the queue is full."""
         if len(self._waiting) >= self.limits.queue:
@@ -174,7 +179,7 @@ class Batcher:
 
     async def close(self) -> None:
         """Finish the photos that were accepted, then stop."""
-        while self._waiting or self._working:
+        while self.busy:
             await asyncio.sleep(0.01)
         self._driver.cancel()
         for pool in (self._headers, self._photos, self._network):

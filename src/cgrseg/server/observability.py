@@ -34,14 +34,14 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
-def log_to_stderr() -> None:
-    """Log to standard error, uvicorn's messages included."""
+def log_to_stderr(level: str = "INFO") -> None:
+    """Log to standard error, uvicorn's messages included, from a level on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name in (LOGGER.name, "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)
     logging.getLogger("uvicorn.access").disabled = True  # the lines of RequestMiddleware replace them
 
 

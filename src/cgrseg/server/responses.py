@@ -11,7 +11,7 @@ import numpy as np
 from cgrseg.inference.outputs import DEFAULT, MEDIA_TYPES, OutputOptions, encode
 from cgrseg.inference.result import Segmentation
 
-Output = Literal["mask", "overlay", "outline", "cutout", "json", "rle", "geojson", "coco", "csv"]
+Output = Literal["mask", "overlay", "outline", "cutout", "confidence", "json", "rle", "geojson", "coco", "csv"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def encode_result(
     confidence: bool = False,
     threshold: float = 0.0,
     options: OutputOptions = DEFAULT,
+    file_name: str = "photo",
 ) -> EncodedResult:
     """Encode a result.
 
@@ -47,7 +48,8 @@ def encode_result(
         output: the encoding.
         confidence: add the mean confidence of the photo and (in JSON) of each class.
         threshold: pixels below it are unknown.
-        options: classes and tolerance of cut-outs and polygons.
+        options: classes and tolerance of cut-outs and polygons, alpha of overlays.
+        file_name: in "coco" and "csv".
     """
     result = result.with_threshold(threshold)
     values = result.confidence() if confidence else None
@@ -59,7 +61,7 @@ def encode_result(
             content["confidence"] = mean
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return EncodedResult(text.encode(), "application/json", mean)
-    return EncodedResult(encode(result, output, options, file_name="photo"), MEDIA_TYPES[output], mean)
+    return EncodedResult(encode(result, output, options, file_name=file_name), MEDIA_TYPES[output], mean)
 
 
 def describe_classes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,10 +19,12 @@ from fastapi_offline import FastAPIOffline
 
 import cgrseg
 from cgrseg.images.cutout import cutout_classes
+from cgrseg.inference.network import Runtime
 from cgrseg.inference.outputs import MEDIA_TYPES, OutputOptions
 from cgrseg.inference.segmenter import Segmenter
 
-from .batching import Batcher, PendingPhoto, affordable_pixels
+from .batching import PendingPhoto
+from .models import Models, Opener
 from .observability import Metrics, RequestMiddleware
 from .responses import Output, encode_result
 from .uploads import BodyReader, Limits, RefusedError, photo_in
@@ -70,25 +72,26 @@ class ServerConfig:
     key: str | None = field(default=None, repr=False)
 
 
-def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfig, *, name: str = "cgrseg") -> FastAPI:
+def make_app(
+    openers: Mapping[str, Opener], config: ServerConfig, *, runtimes: Sequence[Runtime] = ("auto",)
+) -> FastAPI:
     """The application.
 
     Args:
-        segmenter: labels the photos; or a function that makes it, called when the server starts.
+        openers: name of weights -> function that loads them. The first, which is the default, is called when the server
+            starts, the others at their first use.
         config: its limits and key.
-        name: of the weights, for /v1/model.
+        runtimes: that requests may choose from; the first is the default.
     """
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
-        ready, limits = segmenter if isinstance(segmenter, Segmenter) else segmenter(), config.limits
-        if limits.network_pixels == 0:
-            limits = replace(limits, network_pixels=affordable_pixels(ready, limits.seconds))
-        app.state.limits, app.state.bodies = limits, BodyReader(limits)
-        app.state.batcher = Batcher(ready, limits, note_batch=metrics.batch.observe)
-        yield {"read_seconds": limits.read_seconds}  # for TimeoutProtocol
-        await app.state.batcher.close()
+        models = Models(openers, runtimes, config.limits, note_batch=metrics.batch.observe)
+        app.state.models, app.state.bodies = models, BodyReader(config.limits)
+        yield {"read_seconds": config.limits.read_seconds}  # for TimeoutProtocol
+        for batcher in models.all():
+            await batcher.close()
 
     app = FastAPIOffline(  # the page at /docs loads nothing from other hosts
         title="cgrseg",
@@ -97,7 +100,7 @@ def make_app(segmenter: Segmenter | Callable[[], Segmenter], config: ServerConfi
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.metrics, app.state.name = metrics, name
+    app.state.metrics = metrics
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.add_exception_handler(RefusedError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_query)
@@ -128,27 +131,41 @@ async def segment(
     threshold: Annotated[float, Query(ge=0, le=1, description="pixels of a lower confidence are unknown")] = 0.0,
     classes: Annotated[list[str] | None, Query(description="names or ids, for cutout, geojson and coco")] = None,
     tolerance: Annotated[float, Query(ge=0, description="of polygons, in pixels; 0: exact")] = 1.0,
+    alpha: Annotated[float, Query(ge=0, le=1, description="of the colours in an overlay")] = 0.5,
+    file_name: Annotated[str, Query(max_length=255, description="in coco and csv")] = "photo",
+    weights: Annotated[str | None, Query(description="one of the names in /v1/model; default: the first")] = None,
+    runtime: Annotated[Runtime | None, Query(description="one of those in /v1/model; default: the first")] = None,
 ) -> Response:
     """Label one photo, sent as the body or as the one file of a form. The result has the photo's own size."""
-    batcher: Batcher = request.app.state.batcher
     bodies: BodyReader = request.app.state.bodies
+    batcher = await request.app.state.models.batcher(weights, runtime)
     batcher.require_room()  # before the body is read
-    options = _output_options(batcher.segmenter, output, classes, tolerance)
+    options = _output_options(batcher.segmenter, output, classes, tolerance, alpha)
     body = await bodies.read(request, retry_after=batcher.retry_after())
     held = len(body)
     try:
-        body = await photo_in(request, body, request.app.state.limits)
+        body = await photo_in(request, body, bodies.limits)
         preprocessing = batcher.segmenter.preprocessing
         if short_side is not None:
             preprocessing = replace(preprocessing, short_side=short_side or None)
-        encode = partial(encode_result, output=output, confidence=confidence, threshold=threshold, options=options)
+        encode = partial(
+            encode_result,
+            output=output,
+            confidence=confidence,
+            threshold=threshold,
+            options=options,
+            file_name=file_name,
+        )
 
         async def label() -> Response:
             data, size, padded = await batcher.check(body, preprocessing)
             result = await batcher.label(PendingPhoto(data, preprocessing, size, padded, encode))
             request.app.state.metrics.pixels.inc(size[0] * size[1])
             request.scope["cgrseg"] = {"output": output, "height": size[0], "width": size[1]}
-            headers = {} if result.confidence is None else {"X-Confidence": f"{result.confidence:.4f}"}
+            height, width = preprocessing.resized_size(size)
+            headers = {"X-Runtime": batcher.segmenter.runtime, "X-Network-Input": f"{width}x{height}"}
+            if result.confidence is not None:
+                headers["X-Confidence"] = f"{result.confidence:.4f}"
             return Response(result.content, media_type=result.media_type, headers=headers)
 
         return await _while_connected(request, label())
@@ -156,12 +173,14 @@ async def segment(
         bodies.release(request, held)
 
 
-def _output_options(segmenter: Segmenter, output: Output, classes: list[str] | None, tolerance: float) -> OutputOptions:
+def _output_options(
+    segmenter: Segmenter, output: Output, classes: list[str] | None, tolerance: float, alpha: float
+) -> OutputOptions:
     try:
         chosen = None if classes is None else segmenter.labels.find(classes)
         if output == "cutout":
             chosen = cutout_classes(segmenter.labels, chosen)
-        return OutputOptions(chosen, tolerance)
+        return OutputOptions(chosen, tolerance, alpha)
     except ValueError as error:
         raise RefusedError(422, f"classes: {error}") from error
 
@@ -185,18 +204,20 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def model(request: Request) -> dict[str, Any]:
-    """The classes, the sizes of the network's input, and the limits."""
-    state = request.app.state
-    segmenter: Segmenter = state.batcher.segmenter
+    """The weights to choose from; of the default ones the classes, the sizes of the network's input, and the limits."""
+    models: Models = request.app.state.models
+    segmenter = models.default.segmenter
     labels, preprocessing = segmenter.labels, segmenter.preprocessing
     classes = zip(labels.names, labels.colors, strict=True)
     return {
-        "name": state.name,
+        "name": models.names[0],
+        "weights": models.names,
+        "runtimes": models.runtimes,
         "architecture": segmenter.description.spec.name,
         "classes": [{"id": i, "name": name, "color": color} for i, (name, color) in enumerate(classes)],
         "ignore_index": labels.ignore_index,
         "sizes": {side: getattr(preprocessing, side) for side in ("short_side", "long_side", "pad_multiple")},
-        "limits": asdict(state.limits),
+        "limits": asdict(models.default.limits),
     }
 
 
@@ -206,17 +227,17 @@ async def health() -> dict[str, str]:
 
 
 async def ready(request: Request) -> dict[str, str]:
-    """The model is loaded, its queue makes progress and has room."""
-    batcher: Batcher = request.app.state.batcher
-    batcher.require_progress()
-    batcher.require_room()
+    """The models are loaded, their queues make progress and have room."""
+    for batcher in request.app.state.models.all():
+        batcher.require_progress()
+        batcher.require_room()
     return {"status": "ready"}
 
 
 async def metrics_text(request: Request) -> Response:
     """Metrics for Prometheus."""
     metrics: Metrics = request.app.state.metrics
-    metrics.waiting.set(request.app.state.batcher.waiting)
+    metrics.waiting.set(sum(batcher.waiting for batcher in request.app.state.models.all()))
     return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -1,130 +1,153 @@
-"""The page of `cgrseg app`: labels photos, the camera and videos in a browser (extra `app`, Gradio).
-
-No data leaves the machine: Gradio's analytics are off, fonts and scripts come from this server alone.
-"""
+"""The page of `cgrseg app`: static files in `static/`, and what they need besides the routes of the server."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import signal
-import socket
-import tempfile
 import threading
 import time
-from functools import cache
+import webbrowser
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-# Gradio reads these two settings from the environment only, the first when it is imported, the second at each upload.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 
-import gradio as gr
+from cgrseg.inference.network import SUFFIXES, Runtime, installed
+from cgrseg.inference.segmenter import Segmenter
+from cgrseg.server.app import Server, ServerConfig, listen, uvicorn_config
+from cgrseg.server.models import Models, Opener
+from cgrseg.server.observability import log_to_stderr
+from cgrseg.server.routes import make_app
+from cgrseg.server.uploads import Limits, RefusedError
+from cgrseg.weights.load import find_weights
 
-from .choices import Choices
-from .tabs import camera_tab, compare_tab, photo_tab, video_tab
-from .viewer import source
+from .video import GRACE, MAX_BYTES, video_route
 
-FOLDER_SETTING = "GRADIO_TEMP_DIR"
-SYSTEM_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
-TITLE = "# Label every pixel of an image"
-MAX_AGE = 3600  # seconds that uploads and results are kept
+# `read_seconds` is also for a video from a slow network. A page has few visitors: no batches.
+LIMITS = Limits(batch=1, read_seconds=600.0)
+PORTS = range(7860, 7960)
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+# caption -> package and file, of packages in the extra "app"
+EXAMPLES = {
+    "Grace Hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "Cat": ("skimage", "data/chelsea.png"),
+    "Motorcycle": ("skimage", "data/motorcycle_left.png"),
+    "Astronaut": ("skimage", "data/astronaut.png"),
+    "Cameraman": ("skimage", "data/camera.png"),
+}
 
 
-def make_page(choices: Choices) -> gr.Blocks:
-    """The page with its tabs: photo, camera, video, and a comparison of two weights.
+class _Static(StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(SECURITY)
+        return response
+
+
+def make_page(weights: Sequence[str], *, device: str = "auto", short_side: int | None = None) -> FastAPI:
+    """The server's application with the page at "/".
 
     Args:
-        choices: the weights to choose from.
+        weights: weights files, bundled names, "hf:USER/NAME", or folders of `cgrseg export`. All must exist; the first
+            is loaded now.
+        device: as for `cgrseg.load`.
+        short_side: of the network's input, if the visitor chooses none; None for that of the weights.
+
+    Raises:
+        ValueError, OSError: weights do not exist or can't be loaded, or two have the same name.
     """
-    os.environ[FOLDER_SETTING] = str(_temporary_folder())
-    page: gr.Blocks = gr.Blocks(title="cgrseg", analytics_enabled=False, fill_width=True)
-    tabs = {"Photo": photo_tab, "Camera": camera_tab, "Video": video_tab, "Compare": compare_tab}
-    with page, gr.Column(elem_classes="cgr-app"):
-        gr.Markdown(TITLE)
-        with gr.Tabs():
-            for title, fill in tabs.items():
-                with gr.Tab(title):
-                    fill(choices)
-    page.queue(api_open=False)
-    return page
+    named = {Path(name).stem if Path(name).is_file() else name: name for name in weights}
+    if len(named) < len(weights):
+        raise ValueError(f"two of the weights {', '.join(weights)} have the same name: rename a file")
+    for name in weights:
+        if not find_weights(name).exists():
+            raise FileNotFoundError(f"{name} does not exist: check the path")
+    openers: dict[str, Opener] = {
+        name: partial(Segmenter, path, device=device, short_side=short_side) for name, path in named.items()
+    }
+    first, segmenter = next(iter(openers)), next(iter(openers.values()))("auto")
+    openers[first] = partial(_first, segmenter, openers[first])
+    runtimes: list[Runtime] = ["auto"]
+    if any(Path(path).is_dir() for path in weights):  # a folder of exported files, which several runtimes may open
+        runtimes += [name for name in SUFFIXES if installed(name)]  # type: ignore[misc]
+    app = make_app(openers, ServerConfig(limits=LIMITS), runtimes=runtimes)
+    examples = {name: path for name in EXAMPLES if (path := _example(name)) is not None}
+
+    @app.get("/page/settings", include_in_schema=False)
+    async def settings(request: Request) -> dict[str, Any]:
+        models: Models = request.app.state.models
+        return {
+            "weights": models.names,
+            "runtimes": models.runtimes,
+            "examples": list(examples),
+            "limits": {"photo": models.default.limits.bytes, "video": MAX_BYTES},
+        }
+
+    @app.get("/page/examples/{name}", include_in_schema=False)
+    async def example(name: str) -> Response:
+        if name not in examples:
+            raise RefusedError(404, "no example has this name")
+        return FileResponse(examples[name])
+
+    app.post("/page/video", include_in_schema=False)(video_route)
+    app.mount("/", _Static(directory=Path(__file__).parent / "static", html=True))
+    return app
 
 
-def launch(page: gr.Blocks, *, host: str, port: int | None, browser: bool = False, block: bool = True) -> str:
+def launch(app: FastAPI, *, host: str, port: int | None, browser: bool = False) -> None:
     """Serve the page until SIGTERM or Ctrl-C.
 
     Args:
-        page: from `make_page`.
+        app: from `make_page`.
         host, port: the address to listen on; None takes the first free port from 7860.
         browser: open the page in the browser.
-        block: False returns at once.
-
-    Returns:
-        The page's address.
 
     Raises:
         OSError: can't listen on the address, for example because the port is in use.
     """
-    font, mono = SYSTEM_FONTS
-    theme = gr.themes.Base(primary_hue="teal", font=font, font_mono=mono)
-    theme.set(block_info_text_color="*neutral_500", block_info_text_color_dark="*neutral_400")  # contrast
-    if port is not None:  # Gradio's own message names its settings
+    listener = None
+    for number in PORTS if port is None else [port]:
         try:
-            socket.create_server((host, port)).close()
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(f"can't listen on {host}:{port} ({reason}): choose another port") from error
-    _, address, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        inbrowser=browser,
-        prevent_thread_lock=True,
-        share=False,
-        quiet=True,
-        show_error=False,  # messages of ours are shown; other errors could name folders of this machine
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        max_file_size="1gb",
-        state_session_capacity=100,
-        theme=theme,
-        css=source("page.css"),
-        js=source("page.js"),
-    )
-    if block:
-        stop = threading.Event()
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-        print(f"the page is at {address} (Ctrl-C stops it)", flush=True)
-        stop.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        page.close(verbose=False)
-    return str(address)
+            listener = listen(host, number)
+            break
+        except OSError:
+            if port is not None or number == PORTS[-1]:
+                raise
+    assert listener is not None
+    config = uvicorn_config(lambda: app, ServerConfig(limits=LIMITS))
+    config.timeout_graceful_shutdown = GRACE
+    server = Server(config)
+    log_to_stderr("WARNING")
+    shown = "127.0.0.1" if host == "0.0.0.0" else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    threading.Thread(target=_announce, args=(server, address, browser), daemon=True).start()
+    server.run(sockets=[listener])
 
 
-@cache
-def _temporary_folder() -> Path:
-    """The folder of uploads and results: its files are deleted after an hour, and the folder when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="cgrseg-page-", dir=os.environ.get(FOLDER_SETTING)))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    threading.Thread(target=_delete_old_files_forever, args=(folder,), daemon=True).start()
-    return folder
+def _announce(server: Server, address: str, browser: bool) -> None:
+    while not server.started:
+        time.sleep(0.05)
+    print(f"the page is at {address} (Ctrl-C stops it)", flush=True)
+    if browser:
+        webbrowser.open(address)
 
 
-def _delete_old_files_forever(folder: Path) -> None:
-    while True:
-        time.sleep(MAX_AGE / 10)
-        delete_old_files(folder, MAX_AGE)
+def _first(segmenter: Segmenter, opener: Opener, runtime: Runtime) -> Segmenter:
+    """The segmenter that was loaded to report wrong weights early, or that of another runtime."""
+    return segmenter if runtime == "auto" else opener(runtime)
 
 
-def delete_old_files(folder: Path, age: float) -> None:
-    """Delete files older than `age` seconds, also those of uploads that were cut off, which Gradio does not know."""
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and time.time() - path.stat().st_mtime > age:
-                path.unlink()
-        except OSError:  # deleted meanwhile
-            continue
+def _example(caption: str) -> Path | None:
+    package, name = EXAMPLES[caption]
+    found = find_spec(package)
+    path = Path((found.submodule_search_locations or [""])[0], name) if found is not None else Path()
+    return path if path.is_file() else None

@@ -1,0 +1,286 @@
+// The page: its photos, the settings, and the queue that labels one photo at a time.
+import { ask, loadImage } from "./api.js";
+import * as exports from "./export.js";
+import { isBackground, share } from "./labels.js";
+import { fill } from "./legend.js";
+import * as live from "./live.js";
+import { restore, save } from "./session.js";
+import { apply, current, look, show, zoom } from "./stage.js";
+
+const find = (id) => document.getElementById(id);
+const VIDEO = /\.(mp4|mov|mkv|avi|webm|m4v|mpe?g)$/i;
+let photos = [], working = null, server = null, chosen = null;
+
+function tell(text, wrong = false) {
+  find("error").textContent = wrong ? text : "";
+  find("status").textContent = wrong ? "" : text;
+}
+
+// The settings of a request, as its query.
+const settings = () => ({
+  weights: find("weights").value,
+  runtime: find("runtime").value,
+  short_side: find("side").value === "0" ? "" : find("side").value,
+});
+const key = () => JSON.stringify([settings(), find("compare").value]);
+const fresh = (photo) => photo?.key === key() && Boolean(photo.answer);
+
+// Adds its answer to a photo.
+async function label(photo, signal) {
+  const start = performance.now(), asked = { settings: settings(), key: key(), compare: find("compare").value };
+  const other = asked.compare ? await answer(photo, { ...asked.settings, weights: asked.compare }, signal) : null;
+  const [found, response] = await answer(photo, asked.settings, signal);
+  const facts = {
+    weights: asked.settings.weights,
+    runtime: response.headers.get("X-Runtime"),
+    network_input: response.headers.get("X-Network-Input").split("x").map(Number),
+    seconds: Number(((performance.now() - start) / 1000).toFixed(3)),
+  };
+  Object.assign(photo, { answer: found, other: other?.[0], facts, settings: asked.settings, key: asked.key, confidence: null });
+}
+
+async function answer(photo, options, signal) {
+  const response = await ask("v1/segment", photo.blob, { ...options, output: "rle" }, signal);
+  return [await response.json(), response];
+}
+
+// Labels what is not labelled with these settings, the photo on the stage first.
+async function work() {
+  if (working) return;
+  for (let photo; (photo = [chosen, ...photos].find((each) => each && each.key !== key() && photos.includes(each))); ) {
+    working = new AbortController();
+    if (photo === chosen) draw();
+    try {
+      await label(photo, working.signal);
+      await makeImage(photo);
+      photo.error = null;
+    } catch (error) {
+      if (error.name === "AbortError") continue;
+      Object.assign(photo, { error: error.message, key: key(), answer: null, other: null });
+    }
+    if (photo === chosen) draw(true);
+    else exports.enable(fresh(chosen));
+  }
+  working = null;
+}
+
+// The photo as the server reads it, where the browser cannot show it: TIFF, or another orientation.
+async function makeImage(photo) {
+  const { answer: found, image } = photo;
+  if (image && image.naturalWidth === found.width && image.naturalHeight === found.height) return;
+  const options = { ...photo.settings, output: "cutout", classes: found.classes.map((each) => each.id) };
+  const picture = await (await ask("v1/segment", photo.blob, options)).blob();
+  photo.image = await loadImage(URL.createObjectURL(picture));
+}
+
+// Draws the chosen photo, its legend and its facts.
+function draw(announce = false) {
+  const photo = chosen, ready = fresh(photo);
+  find("stage").setAttribute("aria-busy", String(Boolean(photo && !ready && !photo.error)));
+  const visible = ready ? photo : photo && { ...photo, answer: null, other: null };
+  show(photo?.image ? visible : null);
+  find("welcome").hidden = Boolean(photo) || !find("clip").hidden;
+  fill(ready ? photo : null);
+  exports.enable(ready);
+  drawFacts(ready ? photo : null);
+  drawStrip();
+  if (photo?.error) tell(`${photo.name}: ${photo.error}`, true);
+  else if (announce && ready) {
+    const most = photo.answer.classes.filter((each) => !isBackground(each.name)).slice(0, 3);
+    tell(`${photo.name}: ${most.map((each) => `${each.name} ${share(each.share)}`).join(", ") || "background only"}`);
+  } else if (photo && !ready) tell(`Labelling ${photo.name} …`);
+  if (ready && look.view === "confidence") addConfidence(photo);
+}
+
+function drawFacts(photo) {
+  if (!photo) return (find("facts").textContent = "");
+  const { width, height } = photo.answer, { network_input: inside, seconds } = photo.facts;
+  find("facts").textContent = `${width} x ${height} pixels, network input ${inside.join(" x ")}, ${seconds.toFixed(2)} s`;
+}
+
+async function addConfidence(photo) {
+  if (photo.confidence) return;
+  const asked = photo.key;
+  try {
+    const blob = await (await ask("v1/segment", photo.blob, { ...photo.settings, output: "confidence" })).blob();
+    if (photo.key !== asked) return;
+    photo.confidence = URL.createObjectURL(blob);
+    if (photo === chosen) apply();
+  } catch (error) {
+    tell(`${photo.name}: ${error.message}`, true);
+  }
+}
+
+function drawStrip() {
+  const items = photos.map((photo) => {
+    const item = document.createElement("li"), button = item.appendChild(document.createElement("button"));
+    button.setAttribute("aria-current", String(photo === chosen));
+    Object.assign(button, { title: photo.name, onclick: () => choose(photo) });
+    if (photo.image) {
+      const small = button.appendChild(new Image());
+      Object.assign(small, { src: photo.image.src, alt: photo.name });
+    } else button.textContent = photo.name;
+    const remove = item.appendChild(document.createElement("button"));
+    remove.setAttribute("aria-label", `Remove ${photo.name}`);
+    Object.assign(remove, { className: "remove", textContent: "×", onclick: () => discard(photo) });
+    return item;
+  });
+  const focused = [...find("strip").querySelectorAll("button")].indexOf(document.activeElement);
+  find("strip").replaceChildren(...items);
+  find("strip").hidden = !photos.length;
+  if (focused >= 0) find("strip").querySelectorAll("button")[Math.min(focused, 2 * photos.length - 1)]?.focus();
+}
+
+function choose(photo) {
+  live.stopCamera();
+  live.closeClip();
+  chosen = photo;
+  draw(true);
+  work();
+}
+
+function discard(photo) {
+  if (photo === chosen) working?.abort();
+  photos = photos.filter((each) => each !== photo);
+  URL.revokeObjectURL(photo.image?.src);
+  keep();
+  choose(photo === chosen ? photos[0] || null : chosen);
+  if (!photos.length) tell("");
+}
+
+function add(photo) {
+  const same = (name) => photos.some((each) => each.name === name);
+  for (let number = 2, name = photo.name; same(photo.name); number++) photo.name = name.replace(/(\.[^.]*)?$/, ` (${number})$1`);
+  photos.push(photo);
+}
+
+async function addFiles(files) {
+  files = [...files];
+  const clip = files.find((file) => file.type.startsWith("video/") || VIDEO.test(file.name));
+  const added = files.filter((file) => file !== clip).map((file) => ({ name: file.name || "pasted.png", blob: file }));
+  for (const photo of added) add(photo);
+  if (added.length) {
+    await Promise.all(added.map(async (photo) => {
+      photo.image = await loadImage(URL.createObjectURL(photo.blob)).catch(() => null);
+    }));
+    choose(added[0]);
+    keep();
+  }
+  if (clip) await addClip(clip);
+}
+
+async function addClip(file) {
+  try {
+    if (!(await live.video(file, settings(), tell))) return;
+    chosen = null;
+    draw();
+  } catch (error) {
+    tell(`${file.name}: ${error.message}`, true);
+  }
+}
+
+async function startCamera() {
+  try {
+    const last = await live.camera({ label }, (frame) => {
+      chosen = frame;
+      show(frame);
+      fill(frame);
+      drawFacts(frame);
+    });
+    if (last && chosen === last) {
+      add(last);
+      choose(last);
+      keep();
+    }
+  } catch (error) {
+    tell(`Camera: ${error.message}`, true);
+  }
+}
+
+const keep = () => save({ photos, weights: find("weights").value, side: find("side").value, look });
+
+function changed() {
+  find("side-value").textContent = find("side").value === "0" ? "as in the weights" : find("side").value;
+  working?.abort();
+  keep();
+  if (chosen) draw();
+  work();
+}
+
+function setOpacity() {
+  look.opacity = Number(find("opacity").value);
+  find("opacity-value").textContent = `${look.opacity} %`;
+  apply();
+}
+
+function setView(view) {
+  look.view = view;
+  for (const button of document.querySelectorAll("[data-view]"))
+    button.setAttribute("aria-pressed", String(button.dataset.view === view));
+  apply();
+  if (view === "confidence" && fresh(chosen)) addConfidence(chosen);
+}
+
+function connect() {
+  const paths = { open: "files", browse: "files", video: "clips" };
+  for (const [button, input] of Object.entries(paths)) find(button).onclick = () => find(input).click();
+  for (const input of ["files", "clips"])
+    find(input).onchange = ({ target }) => addFiles(target.files).finally(() => (target.value = ""));
+  find("camera").onclick = startCamera;
+  find("opacity").oninput = setOpacity;
+  find("opacity").onchange = keep;
+  find("side").oninput = () => (find("side-value").textContent = find("side").value);
+  for (const id of ["weights", "compare", "runtime", "side"]) find(id).onchange = changed;
+  find("compare").addEventListener("change", () => setView(find("compare").value ? "split" : "labels"));
+  find("views").onclick = (event) => event.target.dataset.view && setView(event.target.dataset.view);
+  find("zoom").onclick = (event) => event.target.dataset.zoom && zoom(event.target.dataset.zoom);
+  addEventListener("paste", (event) => event.clipboardData.files.length && addFiles(event.clipboardData.files));
+  for (const kind of ["dragover", "dragleave", "drop"])
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      document.body.classList.toggle("dropping", kind === "dragover");
+      if (kind === "drop") addFiles(event.dataTransfer.files);
+    });
+  document.addEventListener("click", (event) => {
+    for (const menu of document.querySelectorAll(".menu[open]")) menu.open = menu.contains(event.target);
+    if (event.target.closest("summary[aria-disabled=true]")) event.preventDefault();
+  });
+  document.addEventListener("keydown", (event) => {
+    const menu = event.key === "Escape" && document.querySelector(".menu[open]");
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+}
+
+function fillSelect(id, names, first = null) {
+  const options = names.map((name) => new Option(name, name));
+  find(id).replaceChildren(...(first === null ? [] : [new Option(first, "")]), ...options);
+}
+
+async function start() {
+  connect();
+  exports.connect(() => photos.filter(fresh), tell);
+  server = await (await fetch("page/settings")).json();
+  fillSelect("weights", server.weights);
+  fillSelect("compare", server.weights, "nothing");
+  fillSelect("runtime", server.runtimes);
+  find("comparing").hidden = server.weights.length < 2;
+  find("running").hidden = server.runtimes.length < 2;
+  for (const name of server.examples) {
+    const button = find("examples").appendChild(document.createElement("li")).appendChild(document.createElement("button"));
+    const path = `page/examples/${encodeURIComponent(name)}`;
+    button.append(Object.assign(new Image(), { src: path, alt: "" }), name);
+    button.onclick = async () => addFiles([new File([await (await fetch(path)).blob()], name)]);
+  }
+  const kept = restore();
+  if (server.weights.includes(kept.weights)) find("weights").value = kept.weights;
+  find("side").value = kept.side ?? 0;
+  find("opacity").value = kept.opacity ?? 50;
+  setOpacity();
+  changed();
+  if (kept.files?.length) await addFiles(kept.files);
+  document.body.dataset.ready = "";
+}
+
+start();
