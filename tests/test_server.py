@@ -115,9 +115,12 @@ class Client:
 
 
 @contextmanager
-def running(segmenter: Segmenter, *, key: str | None = None, **limits: Any) -> Iterator[Client]:
+def running(
+    segmenter: Segmenter | dict[str, Callable[[str], Segmenter]], *, key: str | None = None, **limits: Any
+) -> Iterator[Client]:
+    openers = segmenter if isinstance(segmenter, dict) else {"tiny": lambda _: segmenter}
     config = ServerConfig(limits=Limits(**{"network_pixels": 2**22, **limits}), key=key)
-    server = uvicorn.Server(uvicorn_config(lambda: make_app({"tiny": lambda _: segmenter}, config), config))
+    server = uvicorn.Server(uvicorn_config(lambda: make_app(openers, config), config))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -288,6 +291,50 @@ def test_short_side_is_the_network_s_and_the_answer_keeps_the_photo_s_size(serve
     status, _, mask = server.segment(encoded(photo), "?short_side=32")
     assert status == 200
     np.testing.assert_array_equal(labels_in(mask), Segmenter(weights, device="cpu", short_side=32)(photo).labels)
+
+
+def test_overlays_take_an_alpha_and_files_a_name(server: Client, segmenter: Segmenter) -> None:
+    photo = draw(6)
+    result = segmenter(photo)
+    _, headers, overlay = server.segment(encoded(photo), "?output=overlay&alpha=0.9")
+    assert overlay == encode(result, "overlay", OutputOptions(alpha=0.9)) != encode(result, "overlay")
+    assert (headers["x-runtime"], headers["x-network-input"]) == (segmenter.runtime, "48x40")
+    _, _, csv = server.segment(encoded(photo), "?output=csv&file_name=a%20b.png")
+    assert csv == encode(result, "csv", file_name="a b.png")
+    assert server.segment(encoded(photo), "?output=confidence")[2] == encode(result, "confidence")
+    for query in ("alpha=2", "weights=large", "runtime=onnx"):
+        status, _, answer = server.segment(encoded(photo), f"?output=overlay&{query}")
+        assert status == 422 and query.partition("=")[0] in json.loads(answer)["detail"]
+
+
+def test_other_weights_are_loaded_at_their_first_use_and_failures_name_no_folders(
+    segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded: list[str] = []
+    other = Segmenter(build("cgrseg_n", num_classes=2), device="cpu")
+
+    def broken(runtime: str) -> Segmenter:
+        raise ValueError(f"{tmp_path} is damaged")
+
+    openers = {
+        "tiny": lambda runtime: segmenter,
+        "two": lambda runtime: [loaded.append(runtime), other][1],
+        "broken": broken,
+    }
+    photo = draw(7)
+    with running(openers) as server:
+        assert json.loads(server.ask("/v1/model")[2])["weights"] == ["tiny", "two", "broken"] and loaded == []
+        names = [each["name"] for each in json.loads(server.segment(encoded(photo), "?output=json")[2])["classes"]]
+        assert set(names) <= {"sky", "road", "tree"}
+        for _ in range(2):
+            status, _, answer = server.segment(encoded(photo), "?output=json&weights=two")
+            assert status == 200 and json.loads(answer)["classes"][0]["name"].startswith("class ")
+        assert loaded == ["auto"]
+        status, _, answer = server.segment(encoded(photo), "?weights=broken")
+        detail = json.loads(answer)["detail"]
+        assert (status, detail) == (500, "broken can't be loaded: the server's log says why")
+        assert str(tmp_path) in caplog.text
+        assert server.segment(encoded(photo))[0] == 200
 
 
 def test_the_model_route_has_names_colours_and_sizes(server: Client) -> None:

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 
 from cgrseg.images.photos import read_photo_bytes
@@ -29,8 +28,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 EXTRA_BATCHES = 2  # besides those in the network: one being decoded, one being encoded
 HEADER_THREADS = 2
-TIMED_SIDE = 512  # of the input whose pass is timed
-MAX_NETWORK_PIXELS = 2**22
 
 
 @dataclass(eq=False)
@@ -281,24 +278,3 @@ class Batcher:
             photo.finish(await self._photos.run(photo.encode, result))
         except Exception as error:
             photo.finish(error)
-
-
-def affordable_pixels(segmenter: Segmenter, seconds: float) -> int:
-    """Pixels of the largest input that the network labels in about a quarter of `seconds` here.
-
-    The time of a pass grows at most with the square of its pixels (attention), so one small pass gives a safe estimate.
-    Photos with sides up to 2:1 at the size that the weights ask for are always within the result.
-    """
-    if segmenter.predictor.network.size is not None:  # an exported file of a fixed size
-        return MAX_NETWORK_PIXELS
-    side = TIMED_SIDE
-    item = Prepared(np.zeros((side, side, 3), np.uint8), torch.zeros(3, side, side), (side, side))
-    segmenter.run([item])  # the first pass is slower
-    start = time.perf_counter()
-    segmenter.run([item])
-    took = time.perf_counter() - start
-    estimate = side * side * math.sqrt(seconds / (4 * took))
-    preprocessing = segmenter.preprocessing
-    short = preprocessing.short_side
-    own = (0, 0) if short is None else preprocessing.padded_size(preprocessing.resized_size((short, 2 * short)))
-    return min(max(int(estimate), own[0] * own[1]), MAX_NETWORK_PIXELS)

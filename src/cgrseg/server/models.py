@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import torch
+
 from cgrseg.inference.network import Runtime
+from cgrseg.inference.predictor import Prepared
 from cgrseg.inference.segmenter import Segmenter
 
-from .batching import Batcher, affordable_pixels
+from .batching import Batcher
 from .observability import LOGGER
 from .uploads import Limits, RefusedError
 
 Opener = Callable[[Runtime], Segmenter]
+TIMED_SIDE = 512  # of the input whose pass is timed
+MAX_NETWORK_PIXELS = 2**22
 
 
 class Models:
@@ -75,3 +83,24 @@ class Models:
         if self._limits.network_pixels:
             return self._limits
         return replace(self._limits, network_pixels=affordable_pixels(segmenter, self._limits.seconds))
+
+
+def affordable_pixels(segmenter: Segmenter, seconds: float) -> int:
+    """Pixels of the largest input that the network labels in about a quarter of `seconds` here.
+
+    The time of a pass grows at most with the square of its pixels (attention), so one small pass gives a safe estimate.
+    Photos with sides up to 2:1 at the size that the weights ask for are always within the result.
+    """
+    if segmenter.predictor.network.size is not None:  # an exported file of a fixed size
+        return MAX_NETWORK_PIXELS
+    side = TIMED_SIDE
+    item = Prepared(np.zeros((side, side, 3), np.uint8), torch.zeros(3, side, side), (side, side))
+    segmenter.run([item])  # the first pass is slower
+    start = time.perf_counter()
+    segmenter.run([item])
+    took = time.perf_counter() - start
+    estimate = side * side * math.sqrt(seconds / (4 * took))
+    preprocessing = segmenter.preprocessing
+    short = preprocessing.short_side
+    own = (0, 0) if short is None else preprocessing.padded_size(preprocessing.resized_size((short, 2 * short)))
+    return min(max(int(estimate), own[0] * own[1]), MAX_NETWORK_PIXELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import webbrowser
@@ -25,7 +26,7 @@ from cgrseg.server.routes import make_app
 from cgrseg.server.uploads import Limits, RefusedError
 from cgrseg.weights.load import find_weights
 
-from .video import GRACE, MAX_BYTES, video_route
+from .video import GRACE, video_route
 
 # `read_seconds` is also for a video from a slow network. A page has few visitors: no batches.
 LIMITS = Limits(batch=1, read_seconds=600.0)
@@ -65,9 +66,9 @@ def make_page(weights: Sequence[str], *, device: str = "auto", short_side: int |
     Raises:
         ValueError, OSError: weights do not exist or can't be loaded, or two have the same name.
     """
-    named = {Path(name).stem if Path(name).is_file() else name: name for name in weights}
+    named = {_public_name(name): name for name in weights}
     if len(named) < len(weights):
-        raise ValueError(f"two of the weights {', '.join(weights)} have the same name: rename a file")
+        raise ValueError(f"two of the weights {', '.join(weights)} have the same name: rename one")
     for name in weights:
         if not find_weights(name).exists():
             raise FileNotFoundError(f"{name} does not exist: check the path")
@@ -85,12 +86,7 @@ def make_page(weights: Sequence[str], *, device: str = "auto", short_side: int |
     @app.get("/page/settings", include_in_schema=False)
     async def settings(request: Request) -> dict[str, Any]:
         models: Models = request.app.state.models
-        return {
-            "weights": models.names,
-            "runtimes": models.runtimes,
-            "examples": list(examples),
-            "limits": {"photo": models.default.limits.bytes, "video": MAX_BYTES},
-        }
+        return {"weights": models.names, "runtimes": models.runtimes, "examples": list(examples)}
 
     @app.get("/page/examples/{name}", include_in_schema=False)
     async def example(name: str) -> Response:
@@ -127,6 +123,8 @@ def launch(app: FastAPI, *, host: str, port: int | None, browser: bool = False) 
     config.timeout_graceful_shutdown = GRACE
     server = Server(config)
     log_to_stderr("WARNING")
+    for signum in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again after it has stopped
+        signal.signal(signum, lambda *_: None)
     shown = "127.0.0.1" if host == "0.0.0.0" else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     threading.Thread(target=_announce, args=(server, address, browser), daemon=True).start()
@@ -139,6 +137,12 @@ def _announce(server: Server, address: str, browser: bool) -> None:
     print(f"the page is at {address} (Ctrl-C stops it)", flush=True)
     if browser:
         webbrowser.open(address)
+
+
+def _public_name(weights: str) -> str:
+    """Without the folders of this machine."""
+    path = Path(weights)
+    return path.stem if path.is_file() else path.resolve().name if path.is_dir() else weights
 
 
 def _first(segmenter: Segmenter, opener: Opener, runtime: Runtime) -> Segmenter:

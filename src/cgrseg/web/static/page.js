@@ -233,7 +233,7 @@ function connect() {
   for (const id of ["weights", "compare", "runtime", "side"]) find(id).onchange = changed;
   find("compare").addEventListener("change", () => setView(find("compare").value ? "split" : "labels"));
   find("views").onclick = (event) => event.target.dataset.view && setView(event.target.dataset.view);
-  find("zoom").onclick = (event) => event.target.dataset.zoom && zoom(event.target.dataset.zoom);
+  find("zoom").onclick = (event) => zoom(event.target.closest("button")?.dataset.zoom);
   addEventListener("paste", (event) => event.clipboardData.files.length && addFiles(event.clipboardData.files));
   for (const kind of ["dragover", "dragleave", "drop"])
     addEventListener(kind, (event) => {

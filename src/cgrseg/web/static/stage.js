@@ -120,7 +120,7 @@ function zoomTo(next, px = stage.clientWidth / 2, py = stage.clientHeight / 2) {
 
 export function zoom(what) {
   if (what === "full") document.fullscreenElement ? document.exitFullscreen() : find("viewer").requestFullscreen?.();
-  else if (!shown) return;
+  else if (!shown || !what) return;
   else if (what === "fit") fit();
   else zoomTo(what === "one" ? 1 : what === "in" ? scale * 1.25 : scale / 1.25);
 }
