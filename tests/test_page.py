@@ -698,6 +698,7 @@ def test_the_page_has_security_headers_and_only_its_own_files(address: str) -> N
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(f"{address}{path}", timeout=60)
         assert error.value.code == 404
+        error.value.close()
 
 
 def test_ctrl_c_and_sigterm_stop_a_video_and_leave_no_files(other: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from cgrseg.weights.load import find_weights
 from .video import GRACE, video_route
 
 # `read_seconds` is also for a video from a slow network. A page has few visitors: no batches.
-LIMITS = Limits(batch=1, read_seconds=600.0)
+LIMITS = Limits(batch=1, seconds=60.0, read_seconds=600.0)
 PORTS = range(7860, 7960)
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

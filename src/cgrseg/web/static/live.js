@@ -41,7 +41,8 @@ export async function camera(settings, draw) {
       const start = performance.now();
       Object.assign(canvas, { width: film.videoWidth, height: film.videoHeight });
       canvas.getContext("2d").drawImage(film, 0, 0);
-      const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92)), frame = { name: "camera.jpg", blob };
+      const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+      const frame = { name: "camera.jpg", blob };
       const url = URL.createObjectURL(blob);
       [frame.image] = await Promise.all([loadImage(url), settings.label(frame, signal)]);
       if (signal.aborted) break;

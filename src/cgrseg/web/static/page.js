@@ -27,8 +27,8 @@ const fresh = (photo) => photo?.key === key() && Boolean(photo.answer);
 
 // Adds its answer to a photo.
 async function label(photo, signal) {
-  const start = performance.now(), asked = { settings: settings(), key: key(), compare: find("compare").value };
-  const other = asked.compare ? await answer(photo, { ...asked.settings, weights: asked.compare }, signal) : null;
+  const start = performance.now(), asked = { settings: settings(), key: key() }, compared = find("compare").value;
+  const [other] = compared ? await answer(photo, { ...asked.settings, weights: compared }, signal) : [];
   const [found, response] = await answer(photo, asked.settings, signal);
   const facts = {
     weights: asked.settings.weights,
@@ -36,7 +36,7 @@ async function label(photo, signal) {
     network_input: response.headers.get("X-Network-Input").split("x").map(Number),
     seconds: Number(((performance.now() - start) / 1000).toFixed(3)),
   };
-  Object.assign(photo, { answer: found, other: other?.[0], facts, settings: asked.settings, key: asked.key, confidence: null });
+  Object.assign(photo, asked, { answer: found, other, facts, confidence: null });
 }
 
 async function answer(photo, options, signal) {
@@ -79,7 +79,7 @@ function draw(announce = false) {
   find("stage").setAttribute("aria-busy", String(Boolean(photo && !ready && !photo.error)));
   const visible = ready ? photo : photo && { ...photo, answer: null, other: null };
   show(photo?.image ? visible : null);
-  find("welcome").hidden = Boolean(photo) || !find("clip").hidden;
+  find("welcome").hidden = Boolean(photo && !photo.error) || !find("clip").hidden;
   fill(ready ? photo : null);
   exports.enable(ready);
   drawFacts(ready ? photo : null);
@@ -101,11 +101,14 @@ function drawFacts(photo) {
 async function addConfidence(photo) {
   if (photo.confidence) return;
   const asked = photo.key;
+  tell(`Computing the confidence of ${photo.name} …`);
   try {
     const blob = await (await ask("v1/segment", photo.blob, { ...photo.settings, output: "confidence" })).blob();
     if (photo.key !== asked) return;
     photo.confidence = URL.createObjectURL(blob);
-    if (photo === chosen) apply();
+    if (photo !== chosen) return;
+    apply();
+    tell(`The confidence of ${photo.name} is ready.`);
   } catch (error) {
     tell(`${photo.name}: ${error.message}`, true);
   }
@@ -149,8 +152,9 @@ function discard(photo) {
 }
 
 function add(photo) {
-  const same = (name) => photos.some((each) => each.name === name);
-  for (let number = 2, name = photo.name; same(photo.name); number++) photo.name = name.replace(/(\.[^.]*)?$/, ` (${number})$1`);
+  const { name } = photo;
+  for (let number = 2; photos.some((each) => each.name === photo.name); number++)
+    photo.name = name.replace(/(\.[^.]*)?$/, ` (${number})$1`);
   photos.push(photo);
 }
 

@@ -72,23 +72,19 @@ function cut() {
 export function compose() {
   const canvas = document.createElement("canvas"), context = canvas.getContext("2d"), { view } = look;
   Object.assign(canvas, { width, height });
-  const draw = (layer) => context.drawImage(layer, 0, 0, width, height);
-  if (view === "cutout") draw(find("cutout"));
-  else if (view === "confidence") draw(find("confidence"));
+  const draw = (layer, from = 0, to = width) =>
+    from < to && context.drawImage(layer, from, 0, to - from, height, from, 0, to - from, height);
+  if (view === "cutout" || view === "confidence") draw(find(view));
   else {
     context.fillStyle = "white"; // below transparent photos, as the network sees them
     context.fillRect(0, 0, width, height);
+    context.filter = getComputedStyle(shown.image).filter;
     draw(shown.image);
-    const border = view === "split" ? (width * Number(split.value)) / 100 : 0;
+    context.filter = "none";
+    const border = view === "split" ? Math.round((width * split.value) / 100) : 0, two = view === "split" && shown.other;
     context.globalAlpha = look.opacity / 100;
-    for (const [id, from, to] of shown.other && view === "split" ? [["labels", 0, border], ["other", border, width]] : [["labels", border, width]]) {
-      context.save();
-      context.beginPath();
-      context.rect(from, 0, to - from, height);
-      context.clip();
-      draw(find(id));
-      context.restore();
-    }
+    if (two) draw(find("labels"), 0, border);
+    draw(find(two ? "other" : "labels"), border);
   }
   return canvas;
 }
@@ -127,18 +123,13 @@ export function zoom(what) {
 
 // The class under a point of the window, or null.
 function classAt(event) {
-  const answer = shown && (look.view === "split" && shown.other && over(event) ? shown.other : shown.answer);
+  const box = picture.getBoundingClientRect(), beyond = event.clientX - box.left > (box.width * split.value) / 100;
+  const answer = (look.view === "split" && beyond && shown?.other) || shown?.answer;
   if (!answer) return null;
-  const box = picture.getBoundingClientRect();
   const column = Math.floor(((event.clientX - box.left) / box.width) * answer.width);
   const row = Math.floor(((event.clientY - box.top) / box.height) * answer.height);
   if (column < 0 || row < 0 || column >= answer.width || row >= answer.height) return null;
   return answer.classes[answer.ids[row * answer.width + column] - 1] || { name: "unknown" };
-}
-
-function over(event) {
-  const box = picture.getBoundingClientRect();
-  return event.clientX - box.left > (box.width * Number(split.value)) / 100;
 }
 
 const pointers = new Map();
@@ -165,7 +156,8 @@ stage.addEventListener("pointermove", (event) => {
     split.value = (100 * (event.clientX - box.left)) / box.width;
     apply();
   } else if (pointers.size === 2) {
-    const other = [...pointers.values()].find((each) => each.pointerId !== event.pointerId), box = stage.getBoundingClientRect();
+    const box = stage.getBoundingClientRect();
+    const other = [...pointers.values()].find((each) => each.pointerId !== event.pointerId);
     const length = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
     zoomTo((scale * length(event)) / Math.max(length(before), 1), other.clientX - box.left, other.clientY - box.top);
   } else if (event.pointerType === "mouse" || !fitted) {
