@@ -530,6 +530,31 @@ def test_a_phone_shows_the_result_first_and_opacity_always_in_reach(browser: Any
         assert small == []
 
 
+def test_two_fingers_zoom_and_one_moves(browser: Any, address: str) -> None:
+    screen = {"width": 390, "height": 844}
+    with opened(browser, address, viewport=screen, has_touch=True, is_mobile=True) as page:
+        page.tap("#examples button >> nth=0")
+        labelled(page)
+        box = page.locator("#picture").bounding_box
+        before, devtools = box(), page.context.new_cdp_session(page)
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+            devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+        touch("touchStart", (150, 300), (250, 300))
+        touch("touchMove", (100, 300), (300, 300))
+        touch("touchEnd")
+        assert box()["width"] == pytest.approx(2 * before["width"], rel=0.05)
+        before = box()
+        touch("touchStart", (200, 300))
+        touch("touchMove", (230, 280))
+        touch("touchEnd")
+        assert (box()["x"] - before["x"], box()["y"] - before["y"]) == pytest.approx((30, -20), abs=1)
+        page.tap("[data-zoom=fit]")
+        until(lambda: box()["width"] < 390)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser: Any, address: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
@@ -701,7 +726,7 @@ def test_the_page_has_security_headers_and_only_its_own_files(address: str) -> N
         error.value.close()
 
 
-def test_ctrl_c_and_sigterm_stop_a_video_and_leave_no_files(other: Path, tmp_path: Path) -> None:
+def test_sigterm_stops_a_video_and_leaves_no_files(other: Path, tmp_path: Path) -> None:
     clip = film(tmp_path / "long.mp4", frames=5000).read_bytes()
     (tmp_path / "temporary").mkdir()
     command = [sys.executable, "-m", "cgrseg", "app", "--weights", str(other), "--device", "cpu"]

@@ -4,12 +4,12 @@ import * as exports from "./export.js";
 import { isBackground, share } from "./labels.js";
 import { fill } from "./legend.js";
 import * as live from "./live.js";
-import { restore, save } from "./session.js";
+import * as session from "./session.js";
 import { apply, current, look, show, zoom } from "./stage.js";
 
 const find = (id) => document.getElementById(id);
 const VIDEO = /\.(mp4|mov|mkv|avi|webm|m4v|mpe?g)$/i;
-let photos = [], working = null, server = null, chosen = null;
+let photos = [], working = null, chosen = null;
 
 function tell(text, wrong = false) {
   find("error").textContent = wrong ? text : "";
@@ -52,6 +52,7 @@ async function work() {
     if (photo === chosen) draw();
     try {
       await label(photo, working.signal);
+      await photo.ready;
       await makeImage(photo);
       photo.error = null;
     } catch (error) {
@@ -146,7 +147,7 @@ function discard(photo) {
   if (photo === chosen) working?.abort();
   photos = photos.filter((each) => each !== photo);
   URL.revokeObjectURL(photo.image?.src);
-  keep();
+  session.savePhotos(photos);
   choose(photo === chosen ? photos[0] || null : chosen);
   if (!photos.length) tell("");
 }
@@ -156,20 +157,19 @@ function add(photo) {
   for (let number = 2; photos.some((each) => each.name === photo.name); number++)
     photo.name = name.replace(/(\.[^.]*)?$/, ` (${number})$1`);
   photos.push(photo);
+  session.savePhotos(photos);
 }
 
 async function addFiles(files) {
   files = [...files];
   const clip = files.find((file) => file.type.startsWith("video/") || VIDEO.test(file.name));
   const added = files.filter((file) => file !== clip).map((file) => ({ name: file.name || "pasted.png", blob: file }));
-  for (const photo of added) add(photo);
-  if (added.length) {
-    await Promise.all(added.map(async (photo) => {
-      photo.image = await loadImage(URL.createObjectURL(photo.blob)).catch(() => null);
-    }));
-    choose(added[0]);
-    keep();
+  for (const photo of added) {
+    add(photo);
+    photo.ready = loadImage(URL.createObjectURL(photo.blob)).then((image) => (photo.image = image), () => null);
+    photo.ready.then(() => (photo === chosen ? draw() : drawStrip()));
   }
+  if (added.length) choose(added[0]);
   if (clip) await addClip(clip);
 }
 
@@ -194,14 +194,14 @@ async function startCamera() {
     if (last && chosen === last) {
       add(last);
       choose(last);
-      keep();
     }
   } catch (error) {
     tell(`Camera: ${error.message}`, true);
   }
 }
 
-const keep = () => save({ photos, weights: find("weights").value, side: find("side").value, look });
+const KEPT = ["weights", "side", "opacity"];
+const keep = () => session.saveSettings(Object.fromEntries(KEPT.map((id) => [id, find(id).value])));
 
 function changed() {
   find("side-value").textContent = find("side").value === "0" ? "as in the weights" : find("side").value;
@@ -265,7 +265,7 @@ function fillSelect(id, names, first = null) {
 async function start() {
   connect();
   exports.connect(() => photos.filter(fresh), tell);
-  server = await (await fetch("page/settings")).json();
+  const server = await (await fetch("page/settings")).json();
   fillSelect("weights", server.weights);
   fillSelect("compare", server.weights, "nothing");
   fillSelect("runtime", server.runtimes);
@@ -277,13 +277,11 @@ async function start() {
     button.append(Object.assign(new Image(), { src: path, alt: "" }), name);
     button.onclick = async () => addFiles([new File([await (await fetch(path)).blob()], name)]);
   }
-  const kept = restore();
-  if (server.weights.includes(kept.weights)) find("weights").value = kept.weights;
-  find("side").value = kept.side ?? 0;
-  find("opacity").value = kept.opacity ?? 50;
+  for (const [id, value] of Object.entries(session.settings())) find(id).value = value;
+  if (!find("weights").value) find("weights").value = server.weights[0]; // other weights than before
   setOpacity();
   changed();
-  if (kept.files?.length) await addFiles(kept.files);
+  addFiles(session.files());
   document.body.dataset.ready = "";
 }
 

@@ -1,34 +1,28 @@
-// What a reload keeps: settings, and photos that fit into the storage of the tab, which ends with the tab.
+// What a reload keeps, in the storage of the tab, which ends with the tab: settings, and photos that fit.
 
-const NAME = "cgrseg", MOST = 3.5e6; // bytes of photos: browsers store about 5 million characters
-
+const MOST = 3.5e6; // bytes of photos: browsers store about 5 million characters
 let saves = 0;
 
-export async function save({ photos, weights, side, look }) {
-  const content = { weights, side, opacity: look.opacity, photos: [] };
-  const number = ++saves;
+export const saveSettings = (settings) => sessionStorage.setItem("settings", JSON.stringify(settings));
+export const settings = () => JSON.parse(sessionStorage.getItem("settings") || "{}");
+
+export async function savePhotos(photos) {
+  const number = ++saves, content = [];
   let size = 0;
-  for (const { name, blob } of photos) {
-    size += blob.size;
-    if (size > MOST) break;
-    content.photos.push({ name, type: blob.type, data: await base64(blob) });
-  }
+  for (const { name, blob } of photos)
+    if ((size += blob.size) <= MOST) content.push({ name, type: blob.type, data: await base64(blob) });
   if (number < saves) return; // a later call has more
   try {
-    sessionStorage.setItem(NAME, JSON.stringify(content));
+    sessionStorage.setItem("photos", JSON.stringify(content));
   } catch {
-    sessionStorage.removeItem(NAME);
+    sessionStorage.removeItem("photos");
   }
 }
 
-export function restore() {
-  try {
-    const { photos, ...rest } = JSON.parse(sessionStorage.getItem(NAME)) || { photos: [] };
-    const bytes = (data) => Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
-    return { ...rest, files: photos.map(({ name, type, data }) => new File([bytes(data)], name, { type })) };
-  } catch {
-    return {};
-  }
+export function files() {
+  const bytes = (data) => Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+  const photos = JSON.parse(sessionStorage.getItem("photos") || "[]");
+  return photos.map(({ name, type, data }) => new File([bytes(data)], name, { type }));
 }
 
 function base64(blob) {
