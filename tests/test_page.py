@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -17,8 +18,11 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -41,7 +45,7 @@ import uvicorn  # noqa: E402
 
 from cgrseg.server.app import ServerConfig, uvicorn_config  # noqa: E402
 from cgrseg.server.batching import Batcher  # noqa: E402
-from cgrseg.web import EXAMPLES, LIMITS, make_page  # noqa: E402
+from cgrseg.web import EXAMPLES, LIMITS, make_page, video  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
@@ -357,9 +361,9 @@ def test_several_photos_are_a_strip_and_export_as_zip(page: Any, tmp_path: Path)
     assert page.locator("#strip li").count() == 1
 
 
-@pytest.mark.parametrize("kind", ["tiff", "png"])
+@pytest.mark.parametrize("kind", ["tiff", "webp"])
 def test_photos_that_the_browser_shows_otherwise_come_from_the_server(page: Any, kind: str, tmp_path: Path) -> None:
-    """It cannot show TIFF, and may ignore the orientation of a PNG."""
+    """Chromium cannot show TIFF, and ignores the orientation of a WebP."""
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(PHOTO) as photo:
@@ -443,8 +447,6 @@ def test_exports_wait_for_other_weights(page: Any, monkeypatch: pytest.MonkeyPat
     run, gate = Batcher._run, threading.Event()
 
     async def gated(self: Batcher, items: Any) -> Any:
-        import asyncio
-
         await asyncio.to_thread(gate.wait, 60)
         return await run(self, items)
 
@@ -655,6 +657,26 @@ def test_a_photo_is_labelled_while_a_video_runs_and_stop_leaves_nothing(
     page.wait_for_selector("#status:has-text('Stopped: no part of this video is kept')")
     until(lambda: not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()])
     assert not page.is_visible("#stop")
+
+
+def test_frames_of_a_video_wait_for_photos(other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "PHOTOS_FIRST", 60.0)
+    folder: Any = TemporaryDirectory()
+    path = film(Path(folder.name, "video.mp4"), frames=3)
+
+    async def run() -> None:
+        photos: Any = SimpleNamespace(busy=True)
+        lines = video._label(Segmenter(other, device="cpu"), photos, path, folder)
+        assert json.loads(await anext(lines)) == {"done": 1, "frames": 3}
+        waiting = asyncio.ensure_future(anext(lines))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        photos.busy = False
+        assert json.loads(await waiting)["done"] == 2
+        assert len([line async for line in lines]) > 2
+
+    with ThreadPoolExecutor(1) as thread:  # in this one, Playwright has a loop
+        thread.submit(asyncio.run, run()).result()
 
 
 def test_a_damaged_video_is_one_line_without_folders(page: Any, tmp_path: Path) -> None:

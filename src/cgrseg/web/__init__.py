@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,8 +77,9 @@ def make_page(weights: Sequence[str], *, device: str = "auto", short_side: int |
     openers: dict[str, Opener] = {
         name: partial(Segmenter, path, device=device, short_side=short_side) for name, path in named.items()
     }
-    first, segmenter = next(iter(openers)), next(iter(openers.values()))("auto")
-    openers[first] = partial(_first, segmenter, openers[first])
+    first, opener = next(iter(openers.items()))
+    segmenter = opener("auto")  # reports wrong weights before the address is opened
+    openers[first] = lambda runtime: segmenter if runtime == "auto" else opener(runtime)
     runtimes: list[Runtime] = ["auto"]
     if any(Path(path).is_dir() for path in weights):  # a folder of exported files, which several runtimes may open
         runtimes += [name for name in SUFFIXES if installed(name)]  # type: ignore[misc]
@@ -110,15 +113,7 @@ def launch(app: FastAPI, *, host: str, port: int | None, browser: bool = False) 
     Raises:
         OSError: can't listen on the address, for example because the port is in use.
     """
-    listener = None
-    for number in PORTS if port is None else [port]:
-        try:
-            listener = listen(host, number)
-            break
-        except OSError:
-            if port is not None or number == PORTS[-1]:
-                raise
-    assert listener is not None
+    listener = listen(host, port) if port is not None else _listen_anywhere(host)
     config = uvicorn_config(lambda: app, ServerConfig(limits=LIMITS))
     config.timeout_graceful_shutdown = GRACE
     server = Server(config)
@@ -129,6 +124,13 @@ def launch(app: FastAPI, *, host: str, port: int | None, browser: bool = False) 
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     threading.Thread(target=_announce, args=(server, address, browser), daemon=True).start()
     server.run(sockets=[listener])
+
+
+def _listen_anywhere(host: str) -> socket.socket:
+    for number in PORTS[:-1]:
+        with suppress(OSError):
+            return listen(host, number)
+    return listen(host, PORTS[-1])
 
 
 def _announce(server: Server, address: str, browser: bool) -> None:
@@ -143,11 +145,6 @@ def _public_name(weights: str) -> str:
     """Without the folders of this machine."""
     path = Path(weights)
     return path.stem if path.is_file() else path.resolve().name if path.is_dir() else weights
-
-
-def _first(segmenter: Segmenter, opener: Opener, runtime: Runtime) -> Segmenter:
-    """The segmenter that was loaded to report wrong weights early, or that of another runtime."""
-    return segmenter if runtime == "auto" else opener(runtime)
 
 
 def _example(caption: str) -> Path | None:
