@@ -9,8 +9,11 @@ export const settings = () => JSON.parse(sessionStorage.getItem("settings") || "
 export async function savePhotos(photos) {
   const number = ++saves, content = [];
   let size = 0;
-  for (const { name, blob } of photos)
-    if ((size += blob.size) <= MOST) content.push({ name, type: blob.type, data: await base64(blob) });
+  for (const photo of photos) {
+    const { name, blob } = photo;
+    if ((size += blob.size) > MOST) break;
+    content.push({ name, type: blob.type, data: (photo.text ??= await base64(blob)) });
+  }
   if (number < saves) return; // a later call has more
   try {
     sessionStorage.setItem("photos", JSON.stringify(content));
