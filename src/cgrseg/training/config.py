@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ class LossConfig:
         kind: "cross_entropy"; "ohem", cross-entropy on the hardest pixels; "focal", (1 - p)^2 · cross-entropy.
         dice: weight of an additional dice loss.
         mean: over the "valid" pixels, or over "all" pixels including ignored ones, as in the paper's training.
-        class_weights: "balanced" is 1 / log(1.1 + share of the pixels), scaled to mean 1.
+        class_weights: "none"; "balanced", 1 / log(1.1 + share of the pixels), scaled to mean 1; or one number per class.
         label_smoothing: share of the target that is distributed over all classes.
         teacher: weight of the cross-entropy against the stored logits of another network (`teacher` of the run).
     """
@@ -68,7 +69,7 @@ class LossConfig:
     kind: Literal["cross_entropy", "ohem", "focal"] = "cross_entropy"
     dice: float = 0.0
     mean: Literal["valid", "all"] = "valid"
-    class_weights: Literal["none", "balanced"] = "balanced"
+    class_weights: Literal["none", "balanced"] | list[float] = "balanced"
     label_smoothing: float = 0.0
     teacher: float = 0.0
 
@@ -77,6 +78,9 @@ class LossConfig:
             raise ValueError(f"loss.label_smoothing is {self.label_smoothing}: it must be from 0 to 1")
         if self.dice < 0:
             raise ValueError(f"loss.dice is {self.dice}: it must be 0 or more")
+        weights = self.class_weights
+        if isinstance(weights, list) and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+            raise ValueError(f"loss.class_weights is {weights}: give one number of 0 or more per class")
         if self.kind != "cross_entropy" and self.label_smoothing:
             raise ValueError(f"loss.label_smoothing goes with cross_entropy, not with {self.kind}")
 

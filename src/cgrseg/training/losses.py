@@ -6,11 +6,11 @@ change the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import LossConfig
@@ -20,17 +20,44 @@ OHEM_LEAST = 1 / 16  # minimum share of the valid pixels that is kept
 BAND_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}  # full-size logits that exist at the same time
 
 
-class SegmentationLoss:
-    """The loss of logits against labels.
+class SegmentationLoss(nn.Module):
+    """The loss of a training, as a module: `SegmentationLoss(kind="focal")(model(images), masks)`.
 
     Args:
-        config: the kind of loss and its weights.
+        kind: "cross_entropy"; "ohem", cross-entropy on the hardest pixels; "focal", (1 - p)^2 · cross-entropy.
+        dice: weight of an additional dice loss.
+        mean: over the "valid" pixels, or over "all" pixels including ignored ones.
+        label_smoothing: share of the target that is distributed over all classes; with cross-entropy only.
+        class_weights: K values of 0 or more; None for equal ones.
         ignore_index: labels of this value are ignored.
-        class_weights: float [K], or None for equal ones.
+
+    Raises:
+        ValueError: a value is out of range, or two exclude each other.
     """
 
-    def __init__(self, config: LossConfig, *, ignore_index: int, class_weights: Tensor | None = None) -> None:
-        self.config, self.ignore_index, self.class_weights = config, ignore_index, class_weights
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["cross_entropy", "ohem", "focal"] = "cross_entropy",
+        dice: float = 0.0,
+        mean: Literal["valid", "all"] = "valid",
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Tensor | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        weights = None if class_weights is None else torch.as_tensor(class_weights)
+        self.config = LossConfig(
+            kind=kind,
+            dice=dice,
+            mean=mean,
+            label_smoothing=label_smoothing,
+            class_weights="none" if weights is None else weights.tolist(),
+        )
+        self.ignore_index = ignore_index
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def count(self, labels: Tensor) -> Tensor:
         """The divisor of the sums over the pixels of `labels` (int64 [B, H, W]), a scalar."""
@@ -39,19 +66,32 @@ class SegmentationLoss:
         valid = labels != self.ignore_index
         if self.class_weights is None:
             return valid.sum().double()
-        return self.class_weights[labels[valid]].double().sum()
+        return self.class_weights.to(labels.device)[labels[valid]].double().sum()
 
-    def __call__(self, logits: Tensor, labels: Tensor, *, count: Tensor, share: float = 1.0) -> Tensor:
-        """The loss of one pass: a scalar.
+    def forward(self, logits: Tensor, labels: Tensor, *, count: Tensor | None = None, share: float = 1.0) -> Tensor:
+        """The loss: a scalar. Bfloat16 and float16 logits are computed in float32.
 
         Args:
-            logits: float [B, K, h, w] at stride 8; resized bilinearly to the labels here.
-            labels: int64 [B, H, W].
-            count: `count` of the whole step.
-            share: of this pass in the step, for terms that are means (OHEM, dice).
+            logits: float [B, K, h, w], at most as large as the labels; resized bilinearly to their size here.
+            labels: int64 [B, H, W], class ids or the ignore index.
+            count: only for a step in several passes, the sum of their `count`; None for that of these labels.
+            share: of this pass in such a step, for terms that are means (OHEM, dice).
+
+        Raises:
+            ValueError: the shapes do not fit, or the labels are not int64.
         """
+        if logits.ndim != 4 or labels.shape[:1] != logits.shape[:1] or labels.ndim != 3 or labels.dtype != torch.int64:
+            raise ValueError(
+                f"logits are {list(logits.shape)} and labels {labels.dtype} {list(labels.shape)}: give logits "
+                "[B, K, h, w] and labels int64 [B, H, W]"
+            )
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ValueError(
+                f"there are {len(self.class_weights)} class weights, but logits of {logits.shape[1]} classes: give one "
+                "weight per class"
+            )
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        divisor = count.clamp(min=1).to(logits.dtype)
+        divisor = (self.count(labels) if count is None else count).clamp(min=1).to(logits.dtype)
         if self.config.kind != "ohem" and not self.config.dice:
             return sum_over_pixels(self._sum, logits, labels) / divisor
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)  # B K H W
@@ -65,6 +105,9 @@ class SegmentationLoss:
             loss = loss + share * self.config.dice * dice_loss(logits, labels, self.ignore_index)
         return loss
 
+    def _weights(self, logits: Tensor) -> Tensor | None:
+        return None if self.class_weights is None else self.class_weights.to(logits)
+
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy or focal loss, summed over the valid pixels; logits float [B, K, H, W]."""
         if self.config.kind == "focal":
@@ -72,7 +115,7 @@ class SegmentationLoss:
         return F.cross_entropy(
             logits,
             labels,
-            self.class_weights,
+            self._weights(logits),
             ignore_index=self.ignore_index,
             label_smoothing=self.config.label_smoothing,
             reduction="sum",
@@ -80,7 +123,9 @@ class SegmentationLoss:
 
     def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Weighted cross-entropy of each pixel, [B, H, W]; 0 where the label is ignored."""
-        return F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="none")
+        return F.cross_entropy(
+            logits, labels, self._weights(logits), ignore_index=self.ignore_index, reduction="none"
+        )
 
     def _certainty(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The probability of the true class of each pixel, [B, H, W]."""

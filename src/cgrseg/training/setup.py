@@ -231,12 +231,34 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
     optimizer = make_optimizer(network, config, fused=fabric.device.type in ("cpu", "cuda"))
     model: nn.Module = torch.compile(network) if config.compile else network  # type: ignore[assignment]
     running, stepping = fabric.setup(model, optimizer)
-    weights = None
-    if config.loss.class_weights == "balanced":
-        weights = balanced(class_shares(data.train)).to(fabric.device)
-        weights = weights.double() if config.precision == "fp64" else weights
-    loss = SegmentationLoss(config.loss, ignore_index=labels.ignore_index, class_weights=weights)
+    loss = SegmentationLoss(
+        kind=config.loss.kind,
+        dice=config.loss.dice,
+        mean=config.loss.mean,
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=class_weights(config, data.train),
+        ignore_index=labels.ignore_index,
+    ).to(fabric.device)
     return Parts(network, running, stepping, loss, average, fabric)
+
+
+def class_weights(config: TrainConfig, samples: Samples) -> Tensor | None:
+    """The class weights float [K] that the loss is configured with; None for equal ones.
+
+    Raises:
+        ValueError: their number is not that of the classes.
+    """
+    chosen, names = config.loss.class_weights, samples.labels.names
+    if chosen == "none":
+        return None
+    if isinstance(chosen, str):
+        return balanced(class_shares(samples))
+    if len(chosen) != len(names):
+        raise ValueError(
+            f"loss.class_weights has {len(chosen)} numbers, but there are {len(names)} classes: give one per class, "
+            f"in the order {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        )
+    return torch.tensor(chosen)
 
 
 def balanced(shares: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
