@@ -59,7 +59,7 @@ def ours(name: str, precision: Any, crop: int, batch: int, out: str) -> Callable
     data, fabric = make_data(config), make_fabric(config)
     parts = make_parts(config, data, fabric)
     batches: Iterator[Any] = load_batches(
-        config, data.train, parts.network.preprocessing, fabric, first_step=0, stop=StopRequest()
+        config, data, parts.network.preprocessing, fabric, first_step=0, stop=StopRequest()
     )
 
     def step() -> None:

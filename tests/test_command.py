@@ -357,7 +357,8 @@ def test_training_without_data_says_that_it_uses_synthetic_scenes(
 ) -> None:
     import cgrseg
 
-    monkeypatch.setattr(cgrseg, "train", lambda run, resume: {"split": "test", "miou": 1.0}, raising=False)
+    run = cgrseg.Run(tmp_path, {"split": "test", "miou": 1.0}, stopped=False)
+    monkeypatch.setattr(cgrseg, "train", lambda config, **options: run, raising=False)
     assert main(["train", "--out", str(tmp_path / "run"), "--model", "cgrseg_n"]) == 0
     output = capsys.readouterr()
     assert output.err == "no --data: training on synthetic scenes\n" and "test mIoU 1.0 %" in output.out

@@ -97,11 +97,16 @@ def test_dice_is_zero_for_a_perfect_and_one_for_a_wrong_prediction() -> None:
 
 
 def test_impossible_losses_are_refused() -> None:
-    for options in ({"label_smoothing": 1.0}, {"dice": -1.0}, {"class_weights": [1.0, -1.0]}, {"kind": "ohem", "label_smoothing": 0.1}):
+    for options in (
+        {"label_smoothing": 1.0},
+        {"dice": -1.0},
+        {"class_weights": [1.0, -1.0]},
+        {"kind": "ohem", "label_smoothing": 0.1},
+    ):
         with pytest.raises(ValueError, match=r"loss\."):
-            LossConfig(**options)  # type: ignore[arg-type]
+            LossConfig(**options)
         with pytest.raises(ValueError, match=r"loss\."):
-            SegmentationLoss(**options)  # type: ignore[arg-type]
+            SegmentationLoss(**options)
 
 
 @pytest.mark.parametrize("options", [{}, {"kind": "ohem"}, {"dice": 0.5}])

@@ -483,7 +483,7 @@ def test_the_samples_of_a_run_with_resize_to_are_those_that_predict_labels(
 
     monkeypatch.setattr(pictures, "side_by_side", note)
     samples = open_dataset(squares, "val")
-    pictures.draw_samples(model, samples, tmp_path / "samples.png")
+    pictures.samples_sheet(model, samples).save(tmp_path / "samples.png")
     segmenter = cgrseg.Segmenter(model)
     expected = [segmenter(samples.read(index)[0]).labels for index in range(len(samples))]
     assert all((one == other).mean() > 0.99 for one, other in zip(drawn, expected, strict=True))

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from cgrseg.inference.segmenter import Segmenter
     from cgrseg.labels import LabelSpace
     from cgrseg.preprocessing import Preprocessing
-    from cgrseg.training.loop import train
+    from cgrseg.training.losses import SegmentationLoss
+    from cgrseg.training.run import Run, train
     from cgrseg.weights.artifact import save
     from cgrseg.weights.load import create_model, list_models, list_weights, load
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "LabelSpace": "cgrseg.labels",
     "Preprocessing": "cgrseg.preprocessing",
+    "Run": "cgrseg.training.run",
     "Segmentation": "cgrseg.inference.result",
+    "SegmentationLoss": "cgrseg.training.losses",
     "Segmenter": "cgrseg.inference.segmenter",
     "create_model": "cgrseg.weights.load",
     "evaluate": "cgrseg.evaluation",
@@ -30,12 +33,14 @@ _MODULES = {
     "list_weights": "cgrseg.weights.load",
     "load": "cgrseg.weights.load",
     "save": "cgrseg.weights.artifact",
-    "train": "cgrseg.training.loop",
+    "train": "cgrseg.training.run",
 }
 __all__ = [
     "LabelSpace",
     "Preprocessing",
+    "Run",
     "Segmentation",
+    "SegmentationLoss",
     "Segmenter",
     "__version__",
     "create_model",

@@ -9,7 +9,17 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+MEMBERS = "__dataclass_fields__"
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` in it; mappings within are merged as well."""
+    result = dict(base)
+    for key, value in changes.items():
+        within = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if within else value
+    return result
 
 
 def build(cls: type[T], table: Any, where: str = "") -> T:
@@ -29,7 +39,8 @@ def build(cls: type[T], table: Any, where: str = "") -> T:
         raise ValueError(f"{where.rstrip('.') or 'it'} is {str(table)[:60]!r}: give a mapping of {', '.join(fields)}")
     for name in table:
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
+            nested = [f"{outer}.{name}" for outer, hint in hints.items() if name in getattr(hint, MEMBERS, {})]
+            close = nested or difflib.get_close_matches(str(name), fields, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(fields)}"
             raise ValueError(f"there is no option {where}{name}: {hint}")
     required = [

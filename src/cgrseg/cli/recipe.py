@@ -48,6 +48,13 @@ def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
         values = TrainConfig.from_dict({"out": "", **table}).to_dict()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if (transform := values.pop("transform")) is not None:
+        raise ValueError(
+            f"{path} is of a run with the Python function {transform} as transform: resume it with "
+            "cgrseg.train(..., transform=...)"
+        )
+    if arguments["--steps"].tokens and arguments["--epochs"].tokens:
+        raise ValueError("--steps and --epochs say the same: give one of them")
     if not values["out"]:
         del values["out"]
         if arguments["--print-config"].tokens:

@@ -88,12 +88,12 @@ def _train_nano(run: Path, steps: int) -> None:
         val_every=max(steps // 3, 1),
         save_every=max(steps // 3, 1),
     )
-    card = cgrseg.train(config, resume=True)
+    scores = cgrseg.train(config, resume=True).scores
     print("\n  step  val mIoU")
     for row in csv.DictReader((run / "metrics.csv").read_text(encoding="utf-8").splitlines()):
         share = float(row["miou"])
         print(f"  {row['step']:>4}  {share:6.1%}  {'█' * round(40 * share)}")
-    print(f"\ntest      {card['miou']:.1f} % mIoU on scenes that were not used for training")
+    print(f"\ntest      {scores['miou']:.1f} % mIoU on scenes that were not used for training")
     for name in ("curves.png", "classes.png", "samples.png", "last.safetensors"):
         print(printable(f"{Path(name).stem:<8}  {run / name}"))
 

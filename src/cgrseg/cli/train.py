@@ -13,7 +13,7 @@ from cyclopts.types import NonNegativeInt
 from cgrseg._text import printable
 from cgrseg.data.settings import Format, ImportFormat
 from cgrseg.inference.modes import Mode
-from cgrseg.training.config import DEFAULT_MODEL, TrainConfig, require_new_run
+from cgrseg.training.config import DEFAULT_MODEL, PYTHON, TrainConfig, require_new_run
 
 from ._common import Weights, check_same_classes, check_weights, make_folder
 from .recipe import with_typed_spec
@@ -158,6 +158,8 @@ def train(
     config: Path | None = None,
     run: Annotated[TrainConfig, Parameter(name="*", negative=None, negative_iterable=())],
     resume: bool = False,
+    epochs: float | None = None,
+    find_lr: bool = False,
     print_config: bool = False,
 ) -> int:
     """Train a model on a dataset, or on synthetic scenes.
@@ -173,6 +175,9 @@ def train(
         config: a recipe (YAML); flags take precedence
         resume: continue the run in --out, with its own configuration unless --config is given; with a larger --steps
             it is extended, and the learning rate follows the schedule of the new length from there on
+        epochs: passes over the training images, in place of --steps
+        find_lr: do not train the model, but measure at which learning rate the loss falls fastest: 100 steps with a
+            rising one, and a plot in --out
         print_config: print the whole configuration as a recipe, and do not train
     """
     run = with_typed_spec(run)
@@ -184,9 +189,9 @@ def train(
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes only this one prints
     if run.data is None and first:
         print("no --data: training on synthetic scenes", file=sys.stderr)
-    if run.data is not None and not Path(run.data).is_dir():
+    if run.data is not None and not run.data.startswith(PYTHON) and not Path(run.data).is_dir():
         raise FileNotFoundError(f"no folder {run.data}: check the path of the dataset")
-    if not resume:
+    if not resume and not find_lr:
         require_new_run(run.out)
     check_weights(run.init)
 
@@ -195,18 +200,28 @@ def train(
     # A wrong option is found before torch is imported, which takes seconds.
     find_spec(DEFAULT_MODEL if run.model == "auto" else run.model, **run.spec)
 
+    if find_lr:
+        from cgrseg.training import lr_range
+
+        make_folder(Path(run.out))
+        picture = Path(run.out, "lr-range.png")
+        found = lr_range.find_lr(run)
+        found.draw(picture)
+        print(printable(f"the loss falls fastest at --optim.lr {found.best:.2g}, plot in {picture}"))
+        return 0
+
     import cgrseg
     from cgrseg.training.progress import Stopped
 
     try:
-        card = cgrseg.train(run, resume=resume)
+        scores = cgrseg.train(run, resume=resume, epochs=epochs).scores
     except Stopped as stop:
         if first:
             print(printable(f"cgrseg: {stop}"), file=sys.stderr)
         return stop.exit_code
     if first:
         weights = printable(Path(run.out) / "last.safetensors")
-        print(f"{card['split']} mIoU {card['miou']} %, weights in {weights}")
+        print(f"{scores['split']} mIoU {scores['miou']} %, weights in {weights}")
     return 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from torchvision.transforms.v2 import functional as V  # type: ignore[import-unt
 
 from cgrseg.preprocessing import Preprocessing, Size
 
+from .custom import CustomTransform, seeded
 from .dataset import Samples
 from .masks import Ids
 from .sampling import generator, sample_index
 from .settings import Augmentation
+from .torch_dataset import TorchSamples
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Sample = tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]
@@ -41,6 +44,7 @@ class TrainingCrops(Dataset[Sample]):
         seed: of the run.
         teacher: for distillation, a folder with NAME.npy for each photo NAME.jpg: the logits float [K, h, w] of
             another network for the whole photo, at any resolution. None for training without a teacher.
+        transform: a function of one's own that changes each crop; see `CustomTransform`. Not with a teacher.
     """
 
     def __init__(
@@ -51,8 +55,10 @@ class TrainingCrops(Dataset[Sample]):
         preprocessing: Preprocessing,
         seed: int,
         teacher: Path | None = None,
+        transform: Callable[..., Any] | None = None,
     ) -> None:
         self.samples, self.augmentation, self.seed, self.teacher = samples, augmentation, seed, teacher
+        self.transform = None if transform is None else CustomTransform(transform, samples.labels, seed)
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
     def __getitem__(self, number: int) -> Sample:
@@ -62,15 +68,20 @@ class TrainingCrops(Dataset[Sample]):
         An unreadable sample is replaced by the next one of its epoch.
 
         Raises:
-            ValueError: 20 consecutive samples are unreadable, or the teacher's logits of this one are.
+            ValueError: 20 consecutive samples are unreadable, the teacher's logits of this one are, or the transform
+                returned no such crop.
         """
-        photo, mask, name, problems = self._read(number)
+        own = isinstance(self.samples, TorchSamples)  # a dataset that may draw random numbers itself
+        with seeded(self.seed, number) if own else nullcontext():
+            photo, mask, name, problems = self._read(number)
         random, augmentation = generator(self.seed, number), self.augmentation
         crop, ignore = augmentation.crop, self.samples.labels.ignore_index
         size = resized_size(mask.shape, augmentation, random)
         region = draw_region(mask, size, augmentation, ignore, random)
         labels = crop_mask(mask, size, region)
         image = crop_photo(photo, size, region)
+        if self.transform is not None:
+            image, labels = self.transform(image, labels, number)
         flipped = random.random() < augmentation.flip
         if flipped:
             image, labels = image.flip(-1), labels[:, ::-1]

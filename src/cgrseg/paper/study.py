@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cgrseg._yaml import read_yaml
 from cgrseg.images.files import write_file
 from cgrseg.training.config import CONFIG, TrainConfig
-from cgrseg.typed import build
+from cgrseg.typed import build, merged
 from cgrseg.weights.artifact import describe
 
 from .statistics import holm, interval, p_value
@@ -86,9 +86,11 @@ def read_study(path: Path, **overrides: Any) -> Study:
     for name, changes in file.arms.items():
         if not isinstance(changes, dict | None):
             raise ValueError(f"{path}: arm {name} is {changes!r}: give a mapping of what it changes")
-        fields = _merged(file.train, changes or {})
+        fields = merged(file.train, changes or {})
+        if fields.get("patience") is not None:
+            raise ValueError(f"{path}: arm {name} has patience: the runs of a study are equally long, so leave it out")
         try:
-            arms[name] = TrainConfig.from_dict({**_merged(fields, overrides), "out": "."})
+            arms[name] = TrainConfig.from_dict({**merged(fields, overrides), "out": "."})
         except ValueError as error:
             raise ValueError(f"{path}: arm {name}: {error}") from error
     for claim in claims:
@@ -99,15 +101,6 @@ def read_study(path: Path, **overrides: Any) -> Study:
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"{path}: seeds are {list(seeds)}: give one or more, each once")
     return Study(title=file.title, arms=arms, seeds=seeds, claims=claims)
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A recursive update."""
-    merged = dict(base)
-    for key, value in changes.items():
-        within = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if within else value
-    return merged
 
 
 def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
@@ -122,7 +115,7 @@ def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
         ValueError: the folder of a cell has a run of another configuration.
         Stopped: by a signal; the same call continues.
     """
-    from cgrseg.training.loop import train
+    from cgrseg.training.run import train
 
     cells = study.cells(out)
     for _, _, config in cells:

@@ -6,13 +6,16 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from cgrseg._text import printable
 from cgrseg.data.settings import Augmentation, Format
 from cgrseg.typed import build
 
 CONFIG = "config.yaml"  # in a run folder
+PYTHON = "Python dataset "  # in front of its type, in `data`
 # These may differ when a run is resumed: none of them changes a number.
 FREE_TO_CHANGE = ("out", "workers", "loggers", "log_every")
 
@@ -61,7 +64,8 @@ class LossConfig:
         kind: "cross_entropy"; "ohem", cross-entropy on the hardest pixels; "focal", (1 - p)^2 · cross-entropy.
         dice: weight of an additional dice loss.
         mean: over the "valid" pixels, or over "all" pixels including ignored ones, as in the paper's training.
-        class_weights: "none"; "balanced", 1 / log(1.1 + share of the pixels), scaled to mean 1; or one number per class.
+        class_weights: "none"; "balanced", 1 / log(1.1 + share of the pixels), scaled to mean 1; or one number per
+            class.
         label_smoothing: share of the target that is distributed over all classes.
         teacher: weight of the cross-entropy against the stored logits of another network (`teacher` of the run).
     """
@@ -69,7 +73,7 @@ class LossConfig:
     kind: Literal["cross_entropy", "ohem", "focal"] = "cross_entropy"
     dice: float = 0.0
     mean: Literal["valid", "all"] = "valid"
-    class_weights: Literal["none", "balanced"] | list[float] = "balanced"
+    class_weights: Annotated[Literal["none", "balanced"] | list[float], Parameter(n_tokens=-1)] = "balanced"
     label_smoothing: float = 0.0
     teacher: float = 0.0
 
@@ -94,7 +98,7 @@ class TrainConfig:
 
     Args:
         out: the run folder.
-        data: the dataset's folder; null generates synthetic scenes.
+        data: the dataset's folder; null generates synthetic scenes. A dataset given in Python is named by its type.
         format: the dataset's format.
         teacher: a folder with one NAME.npy per training image, the logits [K, h, w] of another network.
         model: a name of `cgrseg.list_models()`. "auto" is the model of `init` with its spec, if that is a weights file
@@ -107,6 +111,7 @@ class TrainConfig:
         batch: crops per step, over all processes.
         accumulate: number of passes per step, to save memory.
         augment: how an image becomes a crop.
+        transform: the name of the function that changes each crop, if `cgrseg.train` was given one.
         optim: the optimizer.
         loss: the loss.
         precision: of the arithmetic; weights stay float32 ("fp64": everything in float64, for checks). "auto" is bf16
@@ -115,6 +120,7 @@ class TrainConfig:
         compile: use torch.compile.
         val_every: steps between evaluations on the whole val split; null for a tenth of the run, on as many images as
             keep them below a tenth of its time.
+        patience: evaluations in a row without a higher mIoU that end the run; null to train all steps.
         save_every: steps between resumable states.
         log_every: steps between log lines.
         skip_limit: number of unreadable pairs that are replaced before the run stops.
@@ -138,12 +144,14 @@ class TrainConfig:
     batch: int = 16
     accumulate: int = 1
     augment: Augmentation = field(default_factory=Augmentation)
+    transform: Annotated[str | None, Parameter(parse=False)] = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp64"] = "auto"
     channels_last: bool = True
     compile: bool = False
     val_every: int | None = None
+    patience: int | None = None
     save_every: int = 500
     log_every: int = 20
     skip_limit: int = 10
@@ -160,8 +168,9 @@ class TrainConfig:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {value}")
-        if self.val_every is not None and self.val_every < 1:
-            raise ValueError(f"val_every is {self.val_every}: it must be at least 1, or null for a tenth of the run")
+        for name, otherwise in (("val_every", "for a tenth of the run"), ("patience", "to train all steps")):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1, or null {otherwise}")
         world = self.devices * self.nodes
         share, rest = divmod(self.batch, world * self.accumulate)
         if rest:
@@ -203,8 +212,9 @@ class TrainConfig:
         return {"data": self.data, "init": self.init, "teacher": self.teacher}
 
     def identity(self) -> dict[str, Any]:
-        """The settings that a resumed run cannot change. Another number of steps only changes what follows."""
-        return {name: value for name, value in self.to_dict().items() if name not in (*FREE_TO_CHANGE, "steps")}
+        """The settings that a resumed run cannot change."""
+        free = (*FREE_TO_CHANGE, "steps", "patience")  # the last two only change what follows
+        return {name: value for name, value in self.to_dict().items() if name not in free}
 
     def refuse_other(self, written: Any, place: Path) -> None:
         """Raise ValueError if the settings `written` in a file describe another run."""

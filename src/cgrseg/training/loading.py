@@ -16,13 +16,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cgrseg.data.dataset import Samples
 from cgrseg.data.sampling import StepSampler
 from cgrseg.data.transforms import STRIDE, TrainingCrops, collate
 from cgrseg.preprocessing import Preprocessing
 
 from .config import TrainConfig
 from .progress import StopRequest
+from .setup import Data
 
 Batch = tuple[Tensor, Tensor, Tensor | None, list[str]]
 SHARED_MEMORY = Path("/dev/shm")  # on Linux: batches of other processes lie there
@@ -33,7 +33,7 @@ PATIENCE = 2.0  # seconds until a loop that waits for data looks for a request t
 
 def load_batches(
     config: TrainConfig,
-    samples: Samples,
+    data: Data,
     preprocessing: Preprocessing,
     fabric: Fabric,
     *,
@@ -48,11 +48,12 @@ def load_batches(
         RuntimeError and others: of a data loading process; see `explain`.
     """
     crops = TrainingCrops(
-        samples=samples,
+        samples=data.train,
         augmentation=config.augment,
         preprocessing=preprocessing,
         seed=config.seed,
         teacher=None if config.teacher is None else Path(config.teacher),
+        transform=data.transform,
     )
     sampler = StepSampler(
         first_step=first_step,
@@ -65,7 +66,7 @@ def load_batches(
         crops,
         batch_sampler=sampler,
         num_workers=config.workers,
-        prefetch_factor=batches_ahead(config, classes=len(samples.labels)),
+        prefetch_factor=batches_ahead(config, classes=len(data.train.labels)),
         pin_memory=fabric.device.type == "cuda",
         collate_fn=collate_shared if config.workers else collate,
         worker_init_fn=_worker,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,31 +24,32 @@ from .fingerprint import changes, fingerprint
 from .loading import batches_ahead, explain, load_batches
 from .losses import teacher_loss
 from .optimization import rate, set_rate
-from .progress import Clock, Progress, RunFailed, Stopped, StopRequest, asked_to_stop
+from .progress import Callbacks, Clock, Progress, RunFailed, Step, Stopped, StopRequest, asked_to_stop
 from .scoring import Scoring
 from .setup import Data, Parts, make_data, make_fabric, make_parts, resolved
 
 MOST_WARNINGS = 10
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
-    """Train; evaluate the val split during the run and the test split (or val) at the end; return the card.
+def run_training(
+    config: TrainConfig,
+    *,
+    resume: bool,
+    epochs: float | None,
+    data: Data | None,
+    transform: Callable[..., Any] | None,
+    callbacks: Callbacks,
+) -> tuple[TrainConfig, dict[str, Any]]:
+    """The whole run; see `cgrseg.train`. Returns the configuration with all its values, and the card.
 
     Args:
-        config: of the run.
-        resume: continue the run in `config.out`, if there is one; more steps than it had extend it.
-
-    Raises:
-        FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then. Later:
-            ten steps in a row had no finite gradient, too many pairs cannot be read, or the run folder is in use,
-            damaged or of another run.
-        OSError: the run folder cannot be written; the last state is kept.
-        MemoryError: the device, or the shared memory of data loading processes, is too small; the message says what
-            to change.
-        Stopped: by Ctrl-C or SIGTERM, after saving the state.
+        data: the splits of a dataset given in Python; None to open `config.data`.
+        config, resume, epochs, transform, callbacks: as in `cgrseg.train`.
     """
     config = resolved(config)
-    data = make_data(config)
+    data = replace(data or make_data(config), transform=transform)
+    if epochs is not None:
+        config = replace(config, steps=math.ceil(epochs * len(data.train) / config.batch))
     batches_ahead(config, classes=len(data.train.labels))
     fabric = make_fabric(config)
     fabric.launch()
@@ -59,7 +62,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         with folder.opened(resume=resume) if first else nullcontext():
             fabric.barrier()
             progress = continue_run(fabric, config, data, parts, folder) if resume else Progress()
-            return fit(fabric, config, data, parts, folder, progress)
+            return config, fit(fabric, config, data, parts, folder, progress, callbacks)
     except torch.OutOfMemoryError as error:
         raise MemoryError(
             f"out of memory with {config.batch} crops of {config.augment.crop} in {config.accumulate} passes: "
@@ -107,9 +110,15 @@ def continue_run(fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, 
 
 
 def fit(
-    fabric: Fabric, config: TrainConfig, data: Data, parts: Parts, folder: RunFolder, progress: Progress
+    fabric: Fabric,
+    config: TrainConfig,
+    data: Data,
+    parts: Parts,
+    folder: RunFolder,
+    progress: Progress,
+    callbacks: Callbacks,
 ) -> dict[str, Any]:
-    """Train from step `progress.step` to the last one, and evaluate; returns the card."""
+    """Train from step `progress.step` to the last one, or to an early end, and evaluate; returns the card."""
     first = fabric.is_global_zero
     about_data = fingerprint(data)
     clock = Clock(first_step=progress.step, batch=config.batch)
@@ -125,11 +134,11 @@ def fit(
                 more = {"step": progress.step, "steps": config.steps, "progress": vars(progress), "data": about_data}
                 folder.save_state({**more, **parts.state()})
 
-        scoring = Scoring(fabric, config, data, parts, folder, progress, say=say)
+        scoring = Scoring(fabric, config, data, parts, folder, progress, say=say, on_score=callbacks.on_score)
         batches = load_batches(
-            config, data.train, parts.network.preprocessing, fabric, first_step=progress.step, stop=request
+            config, data, parts.network.preprocessing, fabric, first_step=progress.step, stop=request
         )
-        while progress.step < config.steps:
+        while progress.step < config.steps and not (request.early or scoring.enough):
             with clock.waiting():
                 batch = next(batches, None)
             if batch is None:  # stopped while waiting; the other processes may be in the middle of a step
@@ -143,16 +152,22 @@ def fit(
             bar.update()
             trained = clock.seconds()
             with clock.paused():
-                last = progress.step == config.steps
-                stop = _agreed(fabric, request)
+                if first and callbacks.on_step is not None:
+                    done = Step(progress.step, progress.loss, learning_rate(config, progress.step))
+                    request.early = callbacks.on_step(done) is False
+                stop, request.early = _agreed(fabric, request)
+                last = request.early or progress.step == config.steps
                 if last or progress.step % config.log_every == 0:
                     log(fabric, config, folder, progress, clock)
-                scored = scoring.during(trained / (progress.step - clock.first_step), trained)
+                scored = scoring.during(trained / (progress.step - clock.first_step), trained, last=last)
                 if scored or stop or progress.step % config.save_every == 0:
                     save_state()
                     fabric.barrier()
                 if stop and not last:
                     raise Stopped(stop, f"stopped after step {progress.step}: continue with --resume")
+        if progress.step < config.steps:
+            why = f"no better score in {config.patience} evaluations" if scoring.patience_ended else "by a callback"
+            say(f"ended at step {progress.step} of {config.steps}: {why}; --resume continues")
     return scoring.at_the_end()
 
 
@@ -201,11 +216,16 @@ def train_step(
 
 def log(fabric: Fabric, config: TrainConfig, folder: RunFolder, progress: Progress, clock: Clock) -> None:
     """Write a line to train.jsonl and to the loggers; only the timing fields differ between equal runs."""
-    learning_rate = config.optim.lr * rate(progress.step - 1, config.steps, config.optim)
-    row = {"step": progress.step, "loss": progress.loss, "lr": learning_rate, "skipped": progress.skipped}
+    row = {"step": progress.step, "loss": progress.loss, "lr": learning_rate(config, progress.step)}
+    row["skipped"] = progress.skipped
     if fabric.is_global_zero:
         folder.log(row | clock.row(progress.step))
     fabric.log_dict({f"train/{name}": row[name] for name in ("loss", "lr")}, step=progress.step)
+
+
+def learning_rate(config: TrainConfig, number: int) -> float:
+    """The encoder's learning rate in step `number`, counted from 1."""
+    return config.optim.lr * rate(number - 1, config.steps, config.optim)
 
 
 def _warnings(data: Data) -> list[str]:
@@ -224,12 +244,13 @@ def _of_all(fabric: Fabric, problems: list[str]) -> list[str]:
     return [problem for some in gathered for problem in some]
 
 
-def _agreed(fabric: Fabric, request: StopRequest) -> int:
-    """The signal that any process received, 0 for none: all stop at the same step."""
+def _agreed(fabric: Fabric, request: StopRequest) -> tuple[int, bool]:
+    """The signal that any process received, 0 for none, and whether a callback ends the run: the same in all."""
     if fabric.world_size == 1:
-        return request.number
-    number = torch.tensor(float(request.number), device=fabric.device)
-    return int(_reduced(fabric, number, "max"))
+        return request.number, request.early
+    wanted = torch.tensor([float(request.number), float(request.early)], device=fabric.device)
+    number, early = _reduced(fabric, wanted, "max").tolist()
+    return int(number), bool(early)
 
 
 def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:

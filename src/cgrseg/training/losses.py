@@ -123,9 +123,7 @@ class SegmentationLoss(nn.Module):
 
     def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Weighted cross-entropy of each pixel, [B, H, W]; 0 where the label is ignored."""
-        return F.cross_entropy(
-            logits, labels, self._weights(logits), ignore_index=self.ignore_index, reduction="none"
-        )
+        return F.cross_entropy(logits, labels, self._weights(logits), ignore_index=self.ignore_index, reduction="none")
 
     def _certainty(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The probability of the true class of each pixel, [B, H, W]."""

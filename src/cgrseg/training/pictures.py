@@ -19,6 +19,7 @@ from cgrseg.nn import CGRSeg
 
 from .checkpoint import RunFolder
 
+PICTURES = ("curves", "classes", "samples")  # NAME.png in a run folder
 LEAST_SPAN = 5.0  # points of mIoU on the axis
 SHEET_ROWS = 6
 SHEET_HEIGHT = 240  # pixels per image
@@ -28,7 +29,7 @@ def draw(folder: RunFolder, model: CGRSeg, samples: Samples, scores: Scores) -> 
     """Write curves.png, classes.png and samples.png into the run folder."""
     draw_curves(folder, folder.path / "curves.png")
     save_figure(classes_figure(scores.confusion, samples.labels), folder.path / "classes.png", dpi=120)
-    draw_samples(model, samples, folder.path / "samples.png")
+    save_image(samples_sheet(model, samples), folder.path / "samples.png")
 
 
 def draw_curves(folder: RunFolder, path: Path) -> None:
@@ -66,7 +67,7 @@ def score_limits(scores: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def draw_samples(model: CGRSeg, samples: Samples, path: Path) -> None:
+def samples_sheet(model: CGRSeg, samples: Samples) -> Image.Image:
     """A sheet of images spread over the split: image, mask, prediction, and a legend."""
     predictor, rows = Predictor(Network.of(model)), []
     truths, predictions = [], []
@@ -76,7 +77,7 @@ def draw_samples(model: CGRSeg, samples: Samples, path: Path) -> None:
         predictions.append(predictor.predict([predictor.prepare(photo)])[0].labels)
         rows.append(side_by_side(np.asarray(photo), truths[-1], predictions[-1], samples.labels))
     entries = legend_entries(truths, predictions, samples.labels)
-    save_image(render.with_legend(_sheet(rows), entries), path)
+    return render.with_legend(_sheet(rows), entries)
 
 
 def _sheet(rows: Sequence[Image.Image]) -> Image.Image:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from cgrseg._process import busy
 
@@ -37,6 +39,7 @@ class Progress:
         skipped, skipped_in_a_row: steps without a finite gradient, which are not applied.
         unreadable: messages about pairs that could not be read.
         val_images: number of val images that are scored during the run; None for all, or if it is not known yet.
+        without_gain: evaluations since the highest mIoU.
     """
 
     step: int = 0
@@ -46,6 +49,7 @@ class Progress:
     skipped_in_a_row: int = 0
     unreadable: list[str] = field(default_factory=list)
     val_images: int | None = None
+    without_gain: int = 0
 
     def note_step(self, loss: float, finite: bool) -> None:
         """Count a step.
@@ -124,17 +128,47 @@ class Clock:
         return shown | ({"note": note} if (note := busy()) else {})
 
 
+@dataclass(frozen=True)
+class Step:
+    """What `on_step` is given.
+
+    Args:
+        number: steps done, 1 after the first one.
+        loss: running mean; NaN until a step had a finite loss.
+        lr: learning rate of the encoder in this step.
+    """
+
+    number: int
+    loss: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that are called in the first process, and end the run by returning False; see `cgrseg.train`."""
+
+    on_step: Callable[[Step], object] | None = None
+    on_score: Callable[[dict[str, Any]], object] | None = None
+
+
 @dataclass
 class StopRequest:
-    """The number of the signal received, 0 if none."""
+    """The number of the signal received, 0 if none; and whether a callback wants no further step."""
 
     number: int = 0
+    early: bool = False
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:
-    """Within the block, Ctrl-C and SIGTERM only set the number; a second signal ends the process."""
+    """Within the block, Ctrl-C and SIGTERM only set the number; a second signal ends the process.
+
+    Signals can only be handled in the main thread; in another one, the block does not change what they do.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _frame: object) -> None:

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from lightning_fabric import Fabric
+from PIL import Image
 
 from cgrseg.data.dataset import Samples
 from cgrseg.evaluation import Scores, evaluate
@@ -18,7 +19,8 @@ from cgrseg.weights.artifact import load, save
 
 from .checkpoint import LOG, RunFolder
 from .config import TrainConfig
-from .pictures import draw
+from .loggers import PictureLogger
+from .pictures import PICTURES, draw, samples_sheet
 from .progress import Progress, RunFailed
 from .setup import Data, Parts
 
@@ -36,6 +38,7 @@ class Scoring:
     Args:
         fabric, config, data, parts, folder, progress: of the run.
         say: prints a line.
+        on_score: see `cgrseg.train`.
     """
 
     def __init__(
@@ -48,23 +51,35 @@ class Scoring:
         progress: Progress,
         *,
         say: Callable[[str], None],
+        on_score: Callable[[dict[str, Any]], object] | None,
     ) -> None:
         self.fabric, self.config, self.data, self.parts = fabric, config, data, parts
         self.folder, self.progress, self.say = folder, progress, say
+        self.on_score, self.refused = on_score, False
         self.spent = self.per_image = 0.0  # seconds
 
-    def during(self, seconds_per_step: float, trained: float) -> bool:
+    @property
+    def patience_ended(self) -> bool:
+        """Whether there were so many evaluations without a higher mIoU that the run ends."""
+        return self.config.patience is not None and self.progress.without_gain >= self.config.patience
+
+    @property
+    def enough(self) -> bool:
+        """Whether the run ends here: by patience, or because `on_score` returned False."""
+        return self.refused or self.patience_ended
+
+    def during(self, seconds_per_step: float, trained: float, *, last: bool) -> bool:
         """Score the val split if it is time; write the best weights so far to best.safetensors.
 
         Args:
             seconds_per_step: of training.
             trained: seconds of training since this process started.
+            last: whether no step follows.
 
         Returns:
             Whether anything was scored.
         """
         progress, config = self.progress, self.config
-        last = progress.step == config.steps
         if not last and progress.step % config.scores_every:
             return False
         count = len(self.data.val)
@@ -93,7 +108,10 @@ class Scoring:
 
     def _record(self, scores: Scores) -> None:
         progress, miou = self.progress, scores.mean_iou()
-        self.fabric.log_dict({"val/miou": miou}, step=progress.step)
+        self._log("val", scores)
+        if self.config.loggers and self.fabric.is_global_zero:
+            with evaluation_mode(self.parts.scored):
+                self._log_picture("val/samples", samples_sheet(self.parts.scored, self.data.val))
         if self.fabric.is_global_zero:
             split = self.data.val.split
             self.say(f"step {progress.step}: {split} mIoU {100 * miou:.2f} %")
@@ -102,6 +120,12 @@ class Scoring:
             self.folder.metrics({**row, "images": len(scores.photo_iou)})
             if not miou <= progress.best:
                 self._write("best", self.card(scores, self.data.val))
+            if self.on_score is not None:
+                numbers = {"step": progress.step, **_numbers(scores, self.data.val)}
+                self.refused = self.on_score(numbers) is False
+        if self.on_score is not None:
+            self.refused = self.fabric.broadcast(self.refused)
+        progress.without_gain = progress.without_gain + 1 if miou <= progress.best else 0
         progress.best = max(progress.best, miou)
 
     def at_the_end(self) -> dict[str, Any]:
@@ -111,10 +135,14 @@ class Scoring:
         """
         scores = self._score(self.data.test)
         card = self.card(scores, self.data.test)
+        self._log("final", scores)
         if self.fabric.is_global_zero:
             self._write("last", card)
             with evaluation_mode(self.parts.scored):
                 draw(self.folder, self.parts.scored, self.data.test, scores)
+            for name in PICTURES if self.config.loggers else ():
+                with Image.open(self.folder.path / f"{name}.png") as picture:
+                    self._log_picture(f"final/{name}", picture)
         if (self.progress.val_images or math.inf) < len(self.data.val):
             path = self.folder.path / "best.safetensors"
             best = load(path) if self.fabric.is_global_zero else None
@@ -126,6 +154,19 @@ class Scoring:
                     save(best, path, card={**best.card, **_numbers(scores, self.data.val)})
         self.fabric.barrier()
         return card
+
+    def _log(self, name: str, scores: Scores) -> None:
+        """Send mIoU, accuracies and the IoU of each class that occurs to the loggers, as shares 0 … 1."""
+        confusion = scores.confusion
+        shares = {"miou": scores.mean_iou(), "mean_accuracy": confusion.mean_accuracy()}
+        shares["accuracy"] = confusion.accuracy()
+        ious = zip(scores.labels.names, confusion.class_iou().tolist(), strict=True)
+        shares |= {f"iou/{label}": iou for label, iou in ious if not math.isnan(iou)}
+        self.fabric.log_dict({f"{name}/{key}": value for key, value in shares.items()}, step=self.progress.step)
+
+    def _log_picture(self, name: str, picture: Image.Image) -> None:
+        for logger in self.fabric.loggers:
+            cast(PictureLogger, logger).log_picture(name, picture.convert("RGB"), self.progress.step)
 
     def card(self, scores: Scores, samples: Samples) -> dict[str, Any]:
         """The card of a weights file: recipe, scores, and the card of the initial weights."""

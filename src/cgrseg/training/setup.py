@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,7 +29,8 @@ from cgrseg.weights import artifact
 from cgrseg.weights.load import computes_bf16, create_model, find_weights, usable_device
 from cgrseg.weights.pretrained import start_from
 
-from .config import DEFAULT_MODEL, TrainConfig
+from .config import DEFAULT_MODEL, PYTHON, TrainConfig
+from .loggers import TensorBoard, Wandb
 from .losses import SegmentationLoss
 from .optimization import make_optimizer, moving_average
 from .sync_batchnorm import synchronise
@@ -57,12 +59,14 @@ class Data:
     Args:
         train, val, test: the splits.
         warnings: what is probably not intended in the dataset, one line each.
+        transform: a function of one's own that changes each training crop.
     """
 
     train: Samples
     val: Samples
     test: Samples
     warnings: tuple[str, ...] = ()
+    transform: Callable[..., Any] | None = None
 
 
 @dataclass
@@ -149,15 +153,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """
     device = usable_device(config.device)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # each process would announce itself
-    loggers: list[Any] = []
-    if "tensorboard" in config.loggers:
-        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-        loggers.append(TensorBoardLogger(config.out, name="tensorboard", version=""))
-    if "wandb" in config.loggers:
-        from .wandb import WandbLogger
-
-        loggers.append(WandbLogger(Path(config.out).resolve().name, config))
+    kinds: dict[str, Callable[[TrainConfig], Any]] = {"tensorboard": TensorBoard, "wandb": Wandb}
     fabric = Fabric(
         accelerator=device.type,
         devices=config.devices if device.index is None else [device.index],
@@ -165,7 +161,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         strategy="ddp" if config.devices * config.nodes > 1 else "auto",
         precision=PRECISION.get(config.precision),
         plugins=[Float64Precision()] if config.precision == "fp64" else None,
-        loggers=loggers,
+        loggers=[kinds[name](config) for name in config.loggers],
     )
     environment = getattr(fabric.strategy, "cluster_environment", None)
     if config.nodes > 1 and isinstance(environment, LightningEnvironment):  # no launcher that says where they are
@@ -190,6 +186,8 @@ def make_data(config: TrainConfig) -> Data:
     """
     warnings: tuple[str, ...] = ()
     if config.data is not None:
+        if config.data.startswith(PYTHON):
+            raise ValueError(f"{config.out} is a run on a {config.data}: resume it with cgrseg.train(..., data=...)")
         report = quick_check(config.data, config.format)
         report.refuse_errors(unreadable=config.skip_limit)
         warnings = report.warnings
