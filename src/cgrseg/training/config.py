@@ -108,7 +108,7 @@ class TrainConfig:
             the encoder, or "imagenet"; a classifier with another number of classes starts fresh.
         freeze: "encoder" trains only the other parts.
         steps: optimizer steps; more than before extend a run that is resumed.
-        batch: crops per step, over all processes.
+        batch: crops per step, over all processes. "auto" is the most that fit on the GPU, found by trying; 16 on a CPU.
         accumulate: number of passes per step, to save memory.
         augment: how an image becomes a crop.
         transform: the name of the function that changes each crop, if `cgrseg.train` was given one.
@@ -141,7 +141,7 @@ class TrainConfig:
     init: str | None = None
     freeze: Literal["none", "encoder"] = "none"
     steps: int = 4000
-    batch: int = 16
+    batch: int | Literal["auto"] = 16
     accumulate: int = 1
     augment: Augmentation = field(default_factory=Augmentation)
     transform: Annotated[str | None, Parameter(parse=False)] = None
@@ -166,13 +166,13 @@ class TrainConfig:
         least = {"steps": 1, "batch": 1, "accumulate": 1, "save_every": 1, "log_every": 1, "skip_limit": 0}
         least |= {"workers": 0, "devices": 1, "nodes": 1}
         for name, value in least.items():
-            if getattr(self, name) < value:
+            if getattr(self, name) != "auto" and getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {value}")
         for name, otherwise in (("val_every", "for a tenth of the run"), ("patience", "to train all steps")):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1, or null {otherwise}")
         world = self.devices * self.nodes
-        share, rest = divmod(self.batch, world * self.accumulate)
+        share, rest = (2, 0) if self.batch == "auto" else divmod(self.batch, world * self.accumulate)
         if rest:
             raise ValueError(
                 f"batch {self.batch} cannot be split over {world} processes x {self.accumulate} passes: "
@@ -184,6 +184,12 @@ class TrainConfig:
             raise ValueError("precision fp16 needs a GPU: use bf16 or fp32 on the CPU")
         if self.devices > 1 and ":" in self.device:
             raise ValueError(f"device {self.device} is one device, devices {self.devices}: use device cuda")
+
+    @property
+    def batch_size(self) -> int:
+        """`batch` as a number, once "auto" has been replaced by one."""
+        assert self.batch != "auto"
+        return self.batch
 
     @property
     def scores_every(self) -> int:

@@ -7,26 +7,27 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from cgrseg._progress import progress_bar
 from cgrseg._text import printable
+from cgrseg._yaml import read_yaml
 from cgrseg.data.dataset import describe_map
 
+from .batch_size import find_batch
 from .checkpoint import STATE, RunFolder
-from .config import TrainConfig
+from .config import CONFIG, TrainConfig
 from .fingerprint import changes, fingerprint
 from .loading import batches_ahead, explain, load_batches
-from .losses import teacher_loss
-from .optimization import rate, set_rate
+from .optimization import rate
 from .progress import Callbacks, Clock, Progress, RunFailed, Step, Stopped, StopRequest, asked_to_stop
 from .scoring import Scoring
 from .setup import Data, Parts, make_data, make_fabric, make_parts, resolved
+from .step import reduced, train_step
 
 MOST_WARNINGS = 10
 
@@ -48,8 +49,13 @@ def run_training(
     """
     config = resolved(config)
     data = replace(data or make_data(config), transform=transform)
+    if config.batch == "auto":
+        written = Path(config.out, CONFIG)
+        chosen = read_yaml(written)["batch"] if resume and written.is_file() else find_batch(config, data)
+        config = replace(config, batch=chosen)
+        print(f"batch auto: {chosen} crops per step")
     if epochs is not None:
-        config = replace(config, steps=math.ceil(epochs * len(data.train) / config.batch))
+        config = replace(config, steps=math.ceil(epochs * len(data.train) / config.batch_size))
     batches_ahead(config, classes=len(data.train.labels))
     fabric = make_fabric(config)
     fabric.launch()
@@ -65,8 +71,8 @@ def run_training(
             return config, fit(fabric, config, data, parts, folder, progress, callbacks)
     except torch.OutOfMemoryError as error:
         raise MemoryError(
-            f"out of memory with {config.batch} crops of {config.augment.crop} in {config.accumulate} passes: "
-            f"try --accumulate {2 * config.accumulate}, --batch {max(config.batch // 2, 1)} or "
+            f"out of memory with {config.batch_size} crops of {config.augment.crop} in {config.accumulate} passes: "
+            f"try --accumulate {2 * config.accumulate}, --batch {max(config.batch_size // 2, 1)} or "
             f"--augment.crop {max(config.augment.crop * 3 // 4 // 32 * 32, 32)}"
         ) from error
     except RunFailed:
@@ -121,7 +127,7 @@ def fit(
     """Train from step `progress.step` to the last one, or to an early end, and evaluate; returns the card."""
     first = fabric.is_global_zero
     about_data = fingerprint(data)
-    clock = Clock(first_step=progress.step, batch=config.batch)
+    clock = Clock(first_step=progress.step, batch=config.batch_size)
     bar = progress_bar(total=config.steps, initial=progress.step, unit="step", desc=config.model, disable=not first)
     with bar, asked_to_stop() as request:
 
@@ -171,49 +177,6 @@ def fit(
     return scoring.at_the_end()
 
 
-def train_step(
-    fabric: Fabric,
-    config: TrainConfig,
-    parts: Parts,
-    images: Tensor,
-    labels: Tensor,
-    step: int,
-    teacher: Tensor | None = None,
-) -> tuple[float, bool]:
-    """One optimizer step: (loss, whether loss and gradient were finite). A step that is not finite changes nothing."""
-    before = [buffer.clone() for buffer in parts.buffers]
-    set_rate(parts.optimizer, rate(step, config.steps, config.optim))
-    torch.manual_seed(_seed(config.seed, step, fabric.global_rank))  # dropout and drop path
-    count = _reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged as well
-    total = torch.zeros((), device=images.device)
-    for number in range(config.accumulate):
-        some_images, some_labels = images.chunk(config.accumulate)[number], labels.chunk(config.accumulate)[number]
-        with fabric.no_backward_sync(parts.model, enabled=number < config.accumulate - 1):
-            logits = parts.model(some_images)
-            loss = parts.loss(logits, some_labels, count=count, share=1 / config.accumulate)
-            if teacher is not None and config.loss.teacher:
-                loss = loss + config.loss.teacher / config.accumulate * teacher_loss(
-                    logits, teacher.chunk(config.accumulate)[number]
-                )
-            fabric.backward(loss)
-        total = total + loss.detach()
-    norm = fabric.clip_gradients(
-        parts.model, parts.optimizer, max_norm=config.optim.clip or math.inf, error_if_nonfinite=False
-    )
-    assert norm is not None
-    total = _reduced(fabric, total.double(), "mean")
-    value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
-    if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips such steps itself
-        parts.optimizer.step()
-    parts.optimizer.zero_grad(set_to_none=True)
-    if not finite:
-        for buffer, old in zip(parts.buffers, before, strict=True):
-            buffer.copy_(old)
-    elif parts.average is not None:
-        parts.average.update_parameters(parts.network)
-    return value, bool(finite)
-
-
 def log(fabric: Fabric, config: TrainConfig, folder: RunFolder, progress: Progress, clock: Clock) -> None:
     """Write a line to train.jsonl and to the loggers; only the timing fields differ between equal runs."""
     row = {"step": progress.step, "loss": progress.loss, "lr": learning_rate(config, progress.step)}
@@ -249,17 +212,5 @@ def _agreed(fabric: Fabric, request: StopRequest) -> tuple[int, bool]:
     if fabric.world_size == 1:
         return request.number, request.early
     wanted = torch.tensor([float(request.number), float(request.early)], device=fabric.device)
-    number, early = _reduced(fabric, wanted, "max").tolist()
+    number, early = reduced(fabric, wanted, "max").tolist()
     return int(number), bool(early)
-
-
-def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
-    """Reduce a value over all processes."""
-    reduced = fabric.all_reduce(value, reduce_op=how)
-    assert isinstance(reduced, Tensor)
-    return reduced
-
-
-def _seed(*parts: int) -> int:
-    """One seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

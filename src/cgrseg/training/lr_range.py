@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from cgrseg.images.files import save_figure
 
+from .batch_size import find_batch
 from .config import TrainConfig
 from .loading import load_batches
-from .loop import train_step
 from .progress import asked_to_stop
 from .setup import make_data, make_fabric, make_parts, resolved
+from .step import train_step
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
@@ -69,6 +70,8 @@ def find_lr(config: TrainConfig, *, steps: int = STEPS) -> RangeTest:
     optim = replace(config.optim, lr=1.0, warmup=0, power=0.0, ema=None)
     config = replace(config, steps=steps, optim=optim, loggers=[], patience=None)
     data, fabric = make_data(config), make_fabric(config)
+    if config.batch == "auto":
+        config = replace(config, batch=find_batch(config, data))
     parts = make_parts(config, data, fabric)
     peaks = [group["peak"] for group in parts.optimizer.param_groups]
     rates: list[float] = []

@@ -70,7 +70,8 @@ def train(
         resume: continue the run in the folder `out`, if there is one, with its own settings unless others are given;
             more steps than it had extend it.
         epochs: passes over the training images, in place of `steps`.
-        val, test: datasets like `data`, if that is a dataset of one's own; without `test`, val is scored at the end.
+        val: a dataset like `data`, if that is a dataset of one's own.
+        test: another one; without it, val is scored at the end.
         labels: the classes of such a dataset: their names in the order of the ids, or a LabelSpace.
         transform: a function that changes each training crop: (image uint8 [h, w, 3], mask uint8 or uint16 [h, w]) ->
             the same, as a pair or a dict; transforms of albumentations fit.
