@@ -106,6 +106,8 @@ def test_a_configuration_or_recipe_is_the_base_of_the_settings(squares: Path, tm
 
     config = _configuration(recipe, {"out": "here", "optim": {"lr": 0.1}}, resume=False)
     assert (config.out, config.model, config.optim) == ("here", "cgrseg_n", OptimConfig(lr=0.1, warmup=1))
+    with pytest.raises(FileNotFoundError):
+        _configuration(tmp_path / "none.yaml", {"out": "here"}, resume=False)
     again = _configuration(TrainConfig(out="a", steps=7), {"loss": {"dice": 1.0}}, resume=False)
     assert (again.out, again.steps, again.loss.dice) == ("a", 7, 1.0)
 
@@ -163,6 +165,14 @@ def test_a_run_is_resumed_from_its_folder_alone_and_counts_epochs(squares: Path,
         cgrseg.train(out=out, resume=True, seed=1)
     assert main(["train", "--out", str(out), "--resume", "--epochs", "2"]) == 0
     assert cgrseg.load(out / "last.safetensors").card["recipe"]["steps"] == 6
+
+
+def test_resuming_where_there_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no run in .*: check out"):
+        cgrseg.train(out=tmp_path / "run", resume=True)
+    assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 2
+    assert "check --out, or give --data" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_steps_and_epochs_exclude_each_other_on_the_command_line(

@@ -100,8 +100,7 @@ def make_app() -> App:
 
     import cgrseg
 
-    from . import export, figures, paper, ship, start, train, use
-    from .recipe import read_recipe
+    from . import export, figures, paper, recipe, ship, start, train, use
 
     class QuietPipe(Console):
         def on_broken_pipe(self) -> None:
@@ -123,7 +122,7 @@ def make_app() -> App:
     groups = {
         "Start": (start.demo, start.app, start.doctor),
         "Use": (use.predict, use.info),
-        "Train": (train.check_data, train.import_data, train.convert_masks, train.train, train.val),
+        "Train": (train.check_data, train.import_data, train.convert_masks, recipe.train, train.val),
         "Ship": (export.export, ship.benchmark, ship.serve, ship.push, ship.convert),
         "Paper": (paper.tables, figures.figures, paper.study),
     }
@@ -131,7 +130,7 @@ def make_app() -> App:
         group = Group(title, sort_key=number)
         for place, command in enumerate(commands):
             app.command(command, group=group, sort_key=place)
-    app["train"].config = (read_recipe, check_whole_numbers)
+    app["train"].config = (recipe.read_recipe, check_whole_numbers)
     app.register_install_completion_command(help="Install completion for your shell.")
     return app
 

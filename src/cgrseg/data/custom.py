@@ -23,7 +23,7 @@ class CustomTransform:
     """Calls a function on each crop, before the flip and the photometric distortion.
 
     Args:
-        function: (image uint8 [h, w, 3], mask uint8 or uint16 [h, w]) -> the same as a pair or as a dict with "image"
+        function: (image uint8 [h, w, C], mask uint8 or uint16 [h, w]) -> the same as a pair or as a dict with "image"
             and "mask". If it takes keywords (`**data`), as transforms of albumentations do, it is called with image=
             and mask=. It gets arrays of its own, and may change them.
         labels: the classes that masks may have.
@@ -41,7 +41,7 @@ class CustomTransform:
         self.by_name = inspect.Parameter.VAR_KEYWORD in kinds.values() or {"image", "mask"} <= named
 
     def __call__(self, image: Tensor, labels: Ids, number: int) -> tuple[Tensor, Ids]:
-        """The crop of sample `number`, float32 [3, h, w] of whole values from 0 to 255, and its labels [h, w].
+        """The crop of sample `number`, float32 [C, h, w] of whole values from 0 to 255, and its labels [h, w].
 
         Raises:
             ValueError: the function returned something else than an image and a mask of the same size and types.
@@ -56,11 +56,12 @@ class CustomTransform:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"transform returned a {type(made).__name__}: return (image, mask), or a dict") from error
         image_out, mask_out = np.asarray(image_out), np.asarray(mask_out)
-        fits = image_out.shape == (*labels.shape, 3) and mask_out.shape == labels.shape
+        size = (*labels.shape, len(image))
+        fits = image_out.shape == size and mask_out.shape == labels.shape
         if not fits or image_out.dtype != np.uint8 or mask_out.dtype.kind not in "ui":
             raise ValueError(
                 f"transform returned an image {image_out.dtype} {list(image_out.shape)} and a mask {mask_out.dtype} "
-                f"{list(mask_out.shape)}: return uint8 {[*labels.shape, 3]} and whole numbers {list(labels.shape)}"
+                f"{list(mask_out.shape)}: return uint8 {list(size)} and whole numbers {list(labels.shape)}"
             )
         wrong = mask_out[(mask_out != self.labels.ignore_index) & ((mask_out < 0) | (mask_out >= len(self.labels)))]
         if wrong.size:

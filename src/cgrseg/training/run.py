@@ -140,8 +140,13 @@ def _configuration(config: TrainConfig | str | Path | None, settings: dict[str, 
             return config
         base = config.to_dict()
     else:
-        own = Path(settings.get("out", ""), CONFIG)
-        path = own if config is None and resume and "out" in settings and own.is_file() else config
+        path = config
+        if config is None and resume and "out" in settings:
+            own = Path(settings["out"], CONFIG)
+            if own.is_file():
+                path = own
+            elif settings.get("data") is None:
+                raise FileNotFoundError(f"no run in {own.parent}: check out, or give data for a new run")
         base = {} if path is None else read_yaml(Path(path))
     paths = {name: os.fspath(value) for name, value in settings.items() if isinstance(value, os.PathLike)}
     return TrainConfig.from_dict(merged(base, settings | paths))
