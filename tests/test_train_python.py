@@ -18,6 +18,7 @@ from cgrseg.data.custom import CustomTransform, seeded
 from cgrseg.data.listing import open_dataset
 from cgrseg.data.torch_dataset import TorchSamples
 from cgrseg.labels import LabelSpace
+from cgrseg.training import scoring
 from cgrseg.training.config import OptimConfig, TrainConfig
 
 NAMES = ["ground", "square"]
@@ -28,7 +29,15 @@ SMALL: dict[str, Any] = {
     "workers": 0,
     "precision": "fp32",
     "log_every": 1,
+    "val_every": 100,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of such short runs."""
+    if "settings_by_name" not in request.node.name:
+        monkeypatch.setattr(scoring, "draw", lambda *arguments: None)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -217,11 +226,16 @@ def test_a_random_dataset_and_transform_resume_to_the_same_bits_whatever_the_wor
 def test_what_only_python_has_must_be_given_again(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shapes: list[Any] = []
+
     def darker(image: Any, mask: Any) -> Any:
+        shapes.append((image.shape, mask.shape))
         return image // 2, mask
 
     settings = {**SMALL, "steps": 1}
     cgrseg.train(data=squares, out=tmp_path / "a", transform=darker, **settings)
+    assert len(shapes) == 2, "the crops of one step, and not the images that are scored"
+    assert all(image == (*mask, 3) and max(mask) <= 64 for image, mask in shapes)
     with pytest.raises(ValueError, match=r"the Python function darker as transform: resume it with cgrseg\.train"):
         cgrseg.train(out=tmp_path / "a", resume=True, steps=2)
     assert main(["train", "--out", str(tmp_path / "a"), "--resume", "--steps=2"]) == 2
