@@ -139,6 +139,8 @@ def test_arms_are_paired_by_seed() -> None:
             {"more": 1},
             "is not a study: there is no option more: choose from title, train, arms, seeds, claims",
         ),
+        ({"arms": {"one": {"patience": 2}}, "claims": []}, "arm one has patience or batch auto"),
+        ({"arms": {"one": {"batch": "auto"}}, "claims": []}, "arm one has patience or batch auto"),
         ({"arms": ["one"]}, "study.yaml is not a study: arms is ['one']: use a mapping"),
         ({"arms": {"one": 3}, "claims": []}, "study.yaml: arm one is 3: give a mapping of what it changes"),
         ({"seeds": "01"}, "study.yaml is not a study: seeds is '01': use a list of a whole number"),

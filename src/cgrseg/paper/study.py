@@ -87,12 +87,12 @@ def read_study(path: Path, **overrides: Any) -> Study:
         if not isinstance(changes, dict | None):
             raise ValueError(f"{path}: arm {name} is {changes!r}: give a mapping of what it changes")
         fields = merged(file.train, changes or {})
-        if fields.get("patience") is not None or fields.get("batch") == "auto":
-            raise ValueError(f"{path}: arm {name} has patience or batch auto: the runs of a study must be equally long")
         try:
             arms[name] = TrainConfig.from_dict({**merged(fields, overrides), "out": "."})
         except ValueError as error:
             raise ValueError(f"{path}: arm {name}: {error}") from error
+        if arms[name].patience is not None or arms[name].batch == "auto":
+            raise ValueError(f"{path}: arm {name} has patience or batch auto: all runs of a study need the same steps")
     for claim in claims:
         for arm in (claim.better, claim.worse):
             if arm not in arms:
