@@ -33,7 +33,7 @@ docs: $(VENV)/.test-ready
 
 # Update the pinned versions and their hashes. Needs the network; takes a minute.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
-EXTRAS := $(foreach extra,video mat onnx int8 openvino imagenet peers app serve cluster tensorboard wandb dev docs,--extra $(extra))
+EXTRAS := $(foreach extra,video multiband mat onnx int8 openvino imagenet peers app serve cluster tensorboard wandb dev docs,--extra $(extra))
 lock: $(VENV)/.uv-ready
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
 	$(LOCK) pyproject.toml requirements/build.in $(EXTRAS) --output-file requirements/dev.txt

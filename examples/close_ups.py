@@ -78,7 +78,8 @@ def main() -> None:
         for kind in ("images", "masks"):
             (arguments.out / kind / split).mkdir(parents=True, exist_ok=True)
         for index in range(len(samples)):
-            photo, mask = samples.read(index)
+            pixels, mask = samples.read(index)
+            photo = Image.fromarray(pixels)
             random, stem = np.random.default_rng((index, len(samples))), Path(samples.name(index)).stem
             head = head_box(np.asarray(mask), hair, skin)
             boxes = [close_up(photo.size, head, random) for _ in range(arguments.each)] if head else []

@@ -62,7 +62,7 @@ def test_the_sheet_shows_photo_and_classes_and_hatches_ignored_pixels(squares: P
     samples = open_dataset(squares, "train")
     sheet = np.asarray(contact_sheet([samples], each=1)).astype(int)
     photo, classes = sheet[32:192, :200], sheet[32:192, 200:400]  # below the title, 160 high
-    expected = np.asarray(samples.read(0)[0].resize((200, 160), Image.Resampling.BILINEAR)).astype(int)
+    expected = np.asarray(Image.fromarray(samples.read(0)[0]).resize((200, 160), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(photo - expected).max() <= 1
     assert len(np.unique((classes[:70] - 0.4 * photo[:70]).round(-1))) == 2  # black and white stripes
     red = classes[90:] - 0.4 * photo[90:]

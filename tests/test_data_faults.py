@@ -442,7 +442,7 @@ def test_a_mask_with_an_exif_rotation_of_its_own_is_rotated_like_its_photo(squar
         exif[0x0112] = 6
         picture.save(path, exif=exif)
     photo, mask = open_dataset(squares, "train").read(0)
-    assert photo.size == mask.size == (64, 80)
+    assert photo.shape == (80, 64, 3) and mask.size == (64, 80)
     assert inspect(squares).errors == inspect(squares).warnings == ()
 
 

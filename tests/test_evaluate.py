@@ -94,7 +94,7 @@ def slow_counts(model: CGRSeg, samples: Samples) -> tuple[np.ndarray, list[float
         image, valid = RESIZED.prepare(np.asarray(photo))
         with torch.inference_mode():
             logits = F.interpolate(model(image[None]).double(), tuple(image.shape[1:]), mode="bilinear")
-            logits = F.interpolate(logits[..., : valid[0], : valid[1]], (photo.height, photo.width), mode="bilinear")
+            logits = F.interpolate(logits[..., : valid[0], : valid[1]], photo.shape[:2], mode="bilinear")
         predicted, truth = logits[0].argmax(0).numpy(), np.asarray(mask)
         counts = np.zeros((3, 3), np.int64)
         np.add.at(counts, (truth[truth < 3], predicted[truth < 3]), 1)
@@ -284,5 +284,5 @@ def test_a_name_that_is_not_utf_8_does_not_stop_the_report(samples: Samples, sco
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     renamed = SegmentationDataset(((photo, samples.pairs[0][1]), *samples.pairs[1:]), samples.labels)  # type: ignore[attr-defined]
-    write_report(tmp_path / "report", scores, renamed, lambda photo: np.zeros((photo.height, photo.width), np.uint8))
+    write_report(tmp_path / "report", scores, renamed, lambda photo: np.zeros(photo.shape[:2], np.uint8))
     assert "stra\\xdfe.png" in (tmp_path / "report" / "photos.csv").read_text(encoding="utf-8")

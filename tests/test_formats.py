@@ -115,7 +115,7 @@ def test_a_rebuilt_layout_opens_with_every_id_in_its_place(format: Format, tmp_p
         assert len(samples.labels) == COUNT[format] and samples.labels.ignore_index == 255
         found = ids(tmp_path, split, format)
         assert found == np.resize(expected, len(found)).tolist()
-        assert samples.read(0)[0].size == (8, 4)
+        assert samples.read(0)[0].shape == (4, 8, 3)
     assert not inspect(tmp_path, format).errors
 
 
@@ -273,7 +273,7 @@ def test_the_samples_open_and_use_the_listed_classes(format: Format, shared: Pat
         assert [name.strip() for name in samples.labels.names] == [name.strip() for name in expected]
         for index in range(count):
             picture, classes = samples.read(index)
-            assert picture.size == classes.size
+            assert picture.shape[:2] == classes.size[::-1]
             found = set(np.unique(np.asarray(classes)).tolist())
             assert found <= {*range(len(expected)), 255} and len(found) > 1
 

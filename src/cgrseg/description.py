@@ -37,6 +37,7 @@ class ModelSpec:
     Args:
         name: the variant it started from, such as "cgrseg_t".
         num_classes: K.
+        in_channels: channels of the images: 3 for RGB, 1 for grey, or the number of bands.
         backbone: "efficientformerv2_s0|s1|s2|l", "efficientnet_lite0|1|2", "mscan_t|s|b" or "timm/NAME".
         width: D, the number of channels of the fused maps.
         context_blocks: N, the number of RCMs over the pooled pyramid.
@@ -57,6 +58,7 @@ class ModelSpec:
 
     name: str = "cgrseg_t"
     num_classes: int = 150
+    in_channels: int = 3
     backbone: str = "efficientformerv2_s1"
     width: int = 128
     context_blocks: int = 5
@@ -77,7 +79,7 @@ class ModelSpec:
             value = getattr(self, name)
             if not matches(value, hint):
                 raise ValueError(f"{name} is {value!r}: use {expected(hint)}")
-        for name in ("num_classes", "width", "context_blocks"):
+        for name in ("num_classes", "in_channels", "width", "context_blocks"):
             if not 1 <= getattr(self, name) <= LARGEST:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be from 1 to {LARGEST}")
         for name in ("strip_kernel", "local_kernel"):
@@ -139,6 +141,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
 class SpecOptions(TypedDict, total=False):
     """The fields of `ModelSpec` that `create_model` takes as keywords."""
 
+    in_channels: int
     backbone: str
     width: int
     context_blocks: int
@@ -166,7 +169,8 @@ class Description:
         card: where the weights come from: data, recipe, scores, terms. Plain JSON values.
 
     Raises:
-        ValueError: the class list has another length than `spec.num_classes`.
+        ValueError: the class list has another length than `spec.num_classes`, or the preprocessing another number of
+            channels than `spec.in_channels`.
     """
 
     spec: ModelSpec
@@ -179,6 +183,11 @@ class Description:
             raise ValueError(
                 f"the class list has {len(self.labels)} classes, the model {self.spec.num_classes}: "
                 "use the class list that the model was trained with"
+            )
+        if self.preprocessing.channels != self.spec.in_channels:
+            raise ValueError(
+                f"the preprocessing has mean and std of {self.preprocessing.channels} channels, the model takes "
+                f"{self.spec.in_channels}: give one value per channel"
             )
 
     def to_dict(self) -> dict[str, Any]:

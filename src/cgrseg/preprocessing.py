@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,8 @@ class Preprocessing:
     """How an image becomes the network's input. Saved in every weights file.
 
     Args:
-        mean, std: per channel, RGB, on the scale 0 … 255; ImageNet's by default.
+        mean, std: one value per channel of the images, on the scale 0 … 255; ImageNet's for RGB by default. Their
+            number is the number of channels.
         short_side: resize the image, keeping its aspect ratio, so that its shorter side has this many pixels;
             None keeps the image's own size.
         long_side: upper limit of the longer side after resizing (only with `short_side`); None for no limit.
@@ -31,8 +32,8 @@ class Preprocessing:
         ValueError: a value has the wrong type or is out of range.
     """
 
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     short_side: int | None = None
     long_side: int | None = 2048
     pad_multiple: int = 32
@@ -40,14 +41,34 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name, least in (("mean", 0.0), ("std", 1e-6)):
             values = getattr(self, name)
-            if len(values) != 3 or not all(type(v) in (int, float) and least <= v <= 255 for v in values):
-                raise ValueError(f"{name} is {values!r}: use three numbers, RGB, on the scale 0 to 255")
+            if not values or not all(type(v) in (int, float) and least <= v <= 255 for v in values):
+                raise ValueError(f"{name} is {values!r}: use one number per channel, on the scale 0 to 255")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}: use one per channel in both")
         for name, largest in LARGEST.items():
             value = getattr(self, name)
             if value is None and name != "pad_multiple":
                 continue
             if type(value) is not int or not 1 <= value <= largest:
                 raise ValueError(f"{name} is {value!r}: use a whole number from 1 to {largest}")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images."""
+        return len(self.mean)
+
+    def with_channels(self, channels: int) -> Preprocessing:
+        """The same for images with another number of channels, from mean and std of RGB.
+
+        One channel gets the average of the three values, more channels get them in turn: R, G, B, R, …
+        """
+        if channels == self.channels:
+            return self
+
+        def values(rgb: tuple[float, ...]) -> tuple[float, ...]:
+            return (sum(rgb) / len(rgb),) if channels == 1 else tuple(rgb[k % len(rgb)] for k in range(channels))
+
+        return replace(self, mean=values(self.mean), std=values(self.std))
 
     def resized_size(self, size: Size) -> Size:
         """(height, width) after the resize that keeps the aspect ratio: int(n·s + 0.5) per side, at least 1."""
@@ -64,18 +85,18 @@ class Preprocessing:
         return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
     def resize(self, photo: Pixels) -> Tensor:
-        """uint8 RGB [H, W, 3] -> uint8 [3, h, w], bilinear without antialiasing."""
+        """uint8 [H, W, C] -> uint8 [C, h, w], bilinear without antialiasing."""
         import torch
         from torch.nn import functional as F
 
-        image = torch.from_numpy(np.require(photo, requirements=["C", "W"])).permute(2, 0, 1)  # 3 H W
+        image = torch.from_numpy(np.require(photo, requirements=["C", "W"])).permute(2, 0, 1)  # C H W
         size = self.resized_size((photo.shape[0], photo.shape[1]))
         if size != tuple(image.shape[1:]):
             image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         return image
 
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 [..., 3, h, w] -> float32 [..., 3, Hp, Wp]: (image - mean) / std, padded with zeros."""
+        """uint8 [..., C, h, w] -> float32 [..., C, Hp, Wp]: (image - mean) / std, padded with zeros."""
         import torch
 
         height, width = image.shape[-2:]
@@ -86,7 +107,7 @@ class Preprocessing:
         return padded
 
     def prepare(self, photo: Pixels) -> tuple[Tensor, Size]:
-        """uint8 RGB [H, W, 3] -> (float32 [3, Hp, Wp], (h, w) of the part that is not padding)."""
+        """uint8 [H, W, C] -> (float32 [C, Hp, Wp], (h, w) of the part that is not padding)."""
         image = self.resize(photo)
         return self.normalise(image), (image.shape[1], image.shape[2])
 
@@ -103,7 +124,7 @@ class Preprocessing:
         values = dict(table)
         for name in ("mean", "std"):
             if not isinstance(values[name], list | tuple):
-                raise ValueError(f"{name} is {values[name]!r}: use three numbers, RGB, on the scale 0 to 255")
+                raise ValueError(f"{name} is {values[name]!r}: use one number per channel, on the scale 0 to 255")
             values[name] = tuple(values[name])
         return cls(**values)
 

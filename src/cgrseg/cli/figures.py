@@ -132,6 +132,7 @@ def _predictions(photos: tuple[str, ...], weights: list[str], device: str) -> Fi
     import numpy as np
 
     import cgrseg
+    from cgrseg.images.bands import as_rgb
     from cgrseg.paper import figures as draw
 
     segmenters = [cgrseg.Segmenter(one, device=device) for one in weights]
@@ -142,7 +143,7 @@ def _predictions(photos: tuple[str, ...], weights: list[str], device: str) -> Fi
         check_same_classes(labels, samples.labels, weights=weights[0], data=Path(photo).parent)
         picture, mask = samples.read(index)
         theirs, ours = (segmenter(picture).labels for segmenter in segmenters)
-        rows.append((np.asarray(picture), np.asarray(mask), theirs, ours))
+        rows.append((as_rgb(picture), np.asarray(mask), theirs, ours))
     return draw.predictions(rows, labels, [Path(one).stem for one in weights])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeInt
+from cyclopts.types import NonNegativeInt, PositiveInt
 
 from cgrseg._text import printable
 from cgrseg.data.settings import Format, ImportFormat
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 def check_data(
-    folder: Path, /, *, format: Format = "folder", out: Path | None = None, limit: NonNegativeInt = 10
+    folder: Path,
+    /,
+    *,
+    format: Format = "folder",
+    out: Path | None = None,
+    limit: NonNegativeInt = 10,
+    in_channels: PositiveInt = 3,
 ) -> int:
     """Find errors in a dataset before training.
 
@@ -39,9 +45,12 @@ def check_data(
         format: the dataset's format
         out: a PNG to write: images of each split beside their masks, with a legend
         limit: number of findings shown of each kind; 0 shows all
+        in_channels: channels of the images: 3 for RGB, 1 for grey, or the number of bands
     """
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {out} is not a PNG: use a name that ends in .png")
+
+    from dataclasses import replace
 
     from cgrseg.data.check import inspect
     from cgrseg.data.contact_sheet import contact_sheet
@@ -50,10 +59,11 @@ def check_data(
 
     if out is not None and out.resolve() in _files_of(list_dataset(folder, format)):
         raise ValueError(f"--out {out} is a file of the dataset: use another name")
-    report = inspect(folder, format)
+    report = inspect(folder, format, channels=in_channels)
     print(report.text(limit=limit))
     if out is not None and report.labels is not None and any(split.pixels.any() for split in report.splits):
-        save_image(contact_sheet(list_dataset(folder, format).splits), out)
+        splits = list_dataset(folder, format).splits
+        save_image(contact_sheet([replace(split, channels=in_channels) for split in splits]), out)
         print(f"\ncontact sheet in {printable(out)}")
     return 1 if report.errors else 0
 
@@ -205,13 +215,14 @@ def val(
 
     has_test = format == "folder" and (data / "images" / "test").is_dir()
     scored = split or ("test" if has_test else "val")
-    quick_check(data, format, splits=(scored,)).refuse_errors()
-    samples = open_dataset(data, scored, format)
     fabric = _launched(device)
     own_device = device if fabric is None else fabric.device
     segmenter = cgrseg.Segmenter(weights, device=own_device, mode=mode, window=window, bf16=bf16)
-    check_same_classes(segmenter.labels, samples.labels, weights=weights, data=data)
     predictor = segmenter.predictor
+    channels = predictor.preprocessing.channels
+    quick_check(data, format, splits=(scored,), channels=channels).refuse_errors()
+    samples = open_dataset(data, scored, format, channels=channels)
+    check_same_classes(segmenter.labels, samples.labels, weights=weights, data=data)
 
     start = perf_counter()
     scores = cgrseg.evaluate(predictor, samples, fabric=fabric)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cgrseg.images.bands import as_rgb
 from cgrseg.images.render import INK, PAPER, Entry, with_legend
 from cgrseg.labels import LabelSpace
 
@@ -75,7 +76,7 @@ def _pick(samples: Samples, each: int) -> list[tuple[Image.Image, Ids]]:
             photo, mask = samples.read(index)
         except (OSError, ValueError):  # check-data reports it
             continue
-        pairs.append((photo, to_class_ids(mask)))
+        pairs.append((Image.fromarray(as_rgb(photo)), to_class_ids(mask)))
     return pairs
 
 

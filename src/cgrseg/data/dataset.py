@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cgrseg._text import printable
-from cgrseg.images.photos import read_photo
+from cgrseg.images.bands import read_image
 from cgrseg.labels import LabelSpace
+from cgrseg.preprocessing import Pixels
 
 from .masks import ColoredMask, Ids, read_mask_file
 
@@ -37,8 +38,8 @@ class Samples(Protocol):
     def name(self, index: int) -> str:
         """The photo's file name, with the sub-folders of its split."""
 
-    def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The RGB photo and its mask of class ids (mode L or I;16), of equal size.
+    def read(self, index: int) -> tuple[Image.Image | Pixels, Image.Image]:
+        """The photo, RGB or uint8 [H, W, C], and its mask of class ids (mode L or I;16), of equal size.
 
         Raises:
             ValueError: the pair is unusable; the message names the file, the value and the cure.
@@ -76,6 +77,7 @@ class SegmentationDataset:
         split: train, val or test.
         read_ids: mask path -> raw ids [H, W].
         folder: the folder that names are relative to; None for bare file names.
+        channels: of the photos.
     """
 
     pairs: tuple[tuple[Path, Path], ...]
@@ -83,6 +85,7 @@ class SegmentationDataset:
     split: str = "train"
     read_ids: Callable[[Path], Ids] = read_mask_file
     folder: Path | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -92,21 +95,22 @@ class SegmentationDataset:
         photo = self.pairs[index][0]
         return printable(photo.name if self.folder is None else photo.relative_to(self.folder).as_posix())
 
-    def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The RGB photo and its mask as class ids in one channel (L, or I;16 past 255), of equal size.
+    def read(self, index: int) -> tuple[Pixels, Image.Image]:
+        """The photo, uint8 [H, W, C], and its mask as class ids in one channel (L, or I;16 past 255), of equal size.
 
         Raises:
-            ValueError: a file can't be decoded, the sizes differ, the mask has colours, or an id is not in the map.
+            ValueError: a file can't be decoded or has another number of channels, the sizes differ, the mask has
+                colours, or an id is not in the map.
         """
         photo_path, mask_path = self.pairs[index]
         try:
-            photo = read_photo(photo_path)  # H W 3
+            photo = read_image(photo_path, self.channels)  # H W C
         except (OSError, ValueError) as error:
             raise ValueError(str(unreadable(photo_path, error, kind="photos"))) from error
         ids = self.read_mask(index)  # H W
         if ids.shape != photo.shape[:2]:
             raise ValueError(str(size_problem(photo_path, mask_path, photo, ids)))
-        return Image.fromarray(photo), Image.fromarray(ids)
+        return photo, Image.fromarray(ids)
 
     def read_mask(self, index: int) -> Ids:
         """The mask alone, as class ids: uint8 or uint16 [H, W].
@@ -156,9 +160,12 @@ def unreadable(path: Path, error: OSError | ValueError, *, kind: str) -> DataPro
 
 
 def size_problem(photo_path: Path, mask_path: Path, photo: Ids, raw: Ids) -> DataProblem:
-    """The problem of a mask [h, w] whose size differs from that of its photo [H, W, 3]."""
-    with Image.open(photo_path) as stored:
-        unturned = stored.size == (raw.shape[1], raw.shape[0])
+    """The problem of a mask [h, w] whose size differs from that of its photo [H, W, C]."""
+    try:
+        with Image.open(photo_path) as stored:
+            unturned = stored.size == (raw.shape[1], raw.shape[0])
+    except UnidentifiedImageError:  # TIFFs of several bands, which are never rotated
+        unturned = False
     cause = (
         f"is {(raw.shape[1], raw.shape[0])}, but its photo is {(photo.shape[1], photo.shape[0])} (width, height): "
         "export the mask at the photo's size"

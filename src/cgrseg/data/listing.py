@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,7 +30,7 @@ from .formats import FORMATS
 from .settings import Format
 
 
-def open_dataset(root: str | Path, split: str, format: Format = "folder") -> SegmentationDataset:
+def open_dataset(root: str | Path, split: str, format: Format = "folder", *, channels: int = 3) -> SegmentationDataset:
     """One split of a dataset.
 
     The folder format: photos in `root/images/SPLIT`, with sub-folders; for each a PNG mask of the same name in
@@ -43,6 +43,7 @@ def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Seg
         root: its folder.
         split: train, val or test.
         format: how the folder is laid out and what its mask ids mean.
+        channels: of the photos: 3 for RGB, 1 for grey, or the number of bands.
 
     Raises:
         FileNotFoundError: a folder, a list or a mask is missing; it names it.
@@ -63,7 +64,7 @@ def open_dataset(root: str | Path, split: str, format: Format = "folder") -> Seg
         dataset = FORMATS[format](Path(root), split)
     for problem in missing_files(dataset.pairs):
         raise FileNotFoundError(str(problem))
-    return dataset
+    return replace(dataset, channels=channels)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class TrainingCrops(Dataset[Sample]):
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
     def __getitem__(self, number: int) -> Sample:
-        """The crop float32 [3, crop, crop], normalised; its labels int64 [crop, crop]; the teacher's probabilities
+        """The crop float32 [C, crop, crop], normalised; its labels int64 [crop, crop]; the teacher's probabilities
         float32 [K, crop/8, crop/8], 0 outside the photo, or None; the errors of samples that it replaces.
 
         An unreadable sample is replaced by the next one of its epoch.
@@ -88,7 +88,7 @@ class TrainingCrops(Dataset[Sample]):
         if augmentation.photometric:
             image = distort(image, random)
         height, width = labels.shape
-        padded = torch.zeros(3, crop, crop)
+        padded = torch.zeros(len(image), crop, crop)
         padded[:, :height, :width] = (image - self.mean) / self.std
         target = torch.full((crop, crop), ignore)
         target[:height, :width] = torch.from_numpy(labels.astype(np.int64))
@@ -108,12 +108,17 @@ class TrainingCrops(Dataset[Sample]):
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            return np.array(photo), np.asarray(mask), self.samples.name(index), tuple(problems)
+            return (
+                np.require(photo, requirements=["C", "W"]),
+                np.asarray(mask),
+                self.samples.name(index),
+                tuple(problems),
+            )
         raise ValueError(f"{len(problems)} consecutive samples can't be read, the last: {problems[-1]}")
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """A batch for `DataLoader(collate_fn=…)`: images [B, 3, crop, crop], labels [B, crop, crop], the teacher's
+    """A batch for `DataLoader(collate_fn=…)`: images [B, C, crop, crop], labels [B, crop, crop], the teacher's
     probabilities [B, K, crop/8, crop/8] or None, and all errors."""
     images, labels, teachers, problems = zip(*samples, strict=True)
     teacher = None if teachers[0] is None else torch.stack(teachers)
@@ -208,13 +213,13 @@ def crop_mask(mask: Ids, size: Size, region: Region) -> Ids:
 
 
 def crop_photo(photo: Pixels, size: Size, region: Region) -> Tensor:
-    """The region of the photo resized bilinearly to `size`: float32 [3, h, w], whole values from 0 to 255.
+    """The region of the photo resized bilinearly to `size`: float32 [C, h, w], whole values from 0 to 255.
 
     Only the part of the photo under the region is resized. torch starts a resize at a pixel's edge, so the part
     begins where the edges of a photo pixel and a resized pixel coincide, at or slightly before the region.
 
     Args:
-        photo: uint8 [H, W, 3].
+        photo: uint8 [H, W, C].
         size: (height, width) of the whole resized photo.
         region: top, left, height, width in it.
     """
@@ -254,9 +259,10 @@ def _part(side: int, target: int, start: int, count: int) -> tuple[int, int, int
 
 
 def distort(image: Tensor, random: np.random.Generator) -> Tensor:
-    """The released photometric distortion of float32 [3, h, w], 0 to 255; each step has probability 0.5.
+    """The released photometric distortion of float32 [C, h, w], 0 to 255; each step has probability 0.5.
 
-    Brightness ±32; contrast × U(0.5, 1.5), before or after saturation × U(0.5, 1.5) and hue ±18 of 180.
+    Brightness ±32; contrast × U(0.5, 1.5), before or after saturation × U(0.5, 1.5) and hue ±18 of 180, which only
+    RGB has.
     """
     brightness, early, late, saturation, hue = random.uniform(size=5) < 0.5
     contrast_first = random.random() < 0.5
@@ -265,9 +271,9 @@ def distort(image: Tensor, random: np.random.Generator) -> Tensor:
         image = (image + shift).clamp_(0, 255)
     if early and contrast_first:
         image = (image * contrast).clamp_(0, 255)
-    if saturation:
+    if saturation and len(image) == 3:
         image = saturate(image, factor)
-    if hue:
+    if hue and len(image) == 3:
         image = V.adjust_hue(image / 255, turn) * 255
     if late and not contrast_first:
         image = (image * contrast).clamp_(0, 255)

@@ -59,7 +59,7 @@ def export(
         out: folder, created if missing.
         name: of the files.
         formats: of "onnx" (opset 20), "openvino" and "torch".
-        io: "tensor": normalised images -> stride-8 logits; "image": uint8 [B, H, W, 3] -> label map [B, H, W].
+        io: "tensor": normalised images -> stride-8 logits; "image": uint8 [B, H, W, C] -> label map [B, H, W].
         size: the only (height, width) that the files accept; None for any.
         sizes, batches: the compared inputs; with `size`, only that size.
 

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from cgrseg._process import quiet
-from cgrseg.images.photos import read_photo
+from cgrseg.images.bands import read_image
 from cgrseg.inference.runtimes import METADATA_KEY, openvino_core
 from cgrseg.preprocessing import Preprocessing
 
@@ -33,7 +33,7 @@ BETWEEN = ("Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "Reduc
 
 
 class Images:
-    """Images as network inputs, float32 [1, 3, H, W]; each iteration reads them again, so few are in memory.
+    """Images as network inputs, float32 [1, C, H, W]; each iteration reads them again, so few are in memory.
 
     Raises:
         OSError, ValueError: during iteration, if an image cannot be read.
@@ -44,7 +44,7 @@ class Images:
 
     def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
         for path in tqdm(self.paths, desc="ranges", unit="image", leave=False, disable=None):
-            yield self.preprocessing.prepare(read_photo(path))[0][None].numpy()
+            yield self.preprocessing.prepare(read_image(path, self.preprocessing.channels))[0][None].numpy()
 
 
 def groups_of(program: ExportedProgram) -> list[str]:

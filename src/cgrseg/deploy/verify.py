@@ -74,7 +74,7 @@ def verify(
     multiple = model.preprocessing.pad_multiple if io == "image" else 1
     preprocessing = replace(model.preprocessing, pad_multiple=multiple)
     for size, batch in tqdm(list(product(sizes, batches)), desc="compare", unit="input", leave=False, disable=None):
-        photos = smooth_photos(batch, size)
+        photos = smooth_photos(batch, size, model.spec.in_channels)
         images = preprocessing.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
         logits = model(images)
         for path, run in runs.items():
@@ -124,12 +124,12 @@ def _agreement(expected: Tensor, found: Tensor, margin: float) -> tuple[float, i
 
 
 def open_tensor_file(path: Path) -> Callable[[Any], Tensor]:
-    """A file of `--io tensor` as a function: images float [B, 3, H, W] -> logits."""
+    """A file of `--io tensor` as a function: images float [B, C, H, W] -> logits."""
     return _program(path) if path.suffix == ".pt2" else open_exported(path, "cpu")
 
 
 def open_image_file(path: Path) -> Callable[[Any], Any]:
-    """A file of `--io image` as a function: uint8 [B, H, W, 3] -> labels [B, H, W]."""
+    """A file of `--io image` as a function: uint8 [B, H, W, C] -> labels [B, H, W]."""
     if path.suffix == ".onnx":
         session = onnx_session(path)
         return lambda photos: np.asarray(session.run(None, {"photos": photos})[0])
@@ -143,11 +143,11 @@ def _program(path: Path) -> Callable[[Tensor], Tensor]:
     return module
 
 
-def smooth_photos(batch: int, size: Size) -> Pixels:
-    """uint8 [B, H, W, 3] with structure at 4 and 32 pixels; the same for the same arguments."""
+def smooth_photos(batch: int, size: Size, channels: int = 3) -> Pixels:
+    """uint8 [B, H, W, C] with structure at 4 and 32 pixels; the same for the same arguments."""
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(batch, 3, *size)
+    total = torch.zeros(batch, channels, *size)
     for side, weight in ((4, 40), (32, 60)):
-        coarse = torch.randn(batch, 3, -(-size[0] // side), -(-size[1] // side), generator=generator)
+        coarse = torch.randn(batch, channels, -(-size[0] // side), -(-size[1] // side), generator=generator)
         total += weight * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
     return (total + 120).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()

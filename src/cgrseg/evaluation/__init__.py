@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cgrseg.data.dataset import Samples, to_class_ids
 from cgrseg.inference.predictor import Predictor
 from cgrseg.labels import LabelSpace
+from cgrseg.preprocessing import Pixels
 
 from .metrics import BoundaryIoU, ConfusionMatrix
 
@@ -120,7 +121,7 @@ def _first_problem(fabric: Fabric, problem: Exception | None) -> Exception | Non
     return fabric.broadcast(problem, src=int(failed.argmax()))
 
 
-def _read_ahead(samples: Samples, indices: Sequence[int]) -> Iterator[tuple[Image.Image, Image.Image]]:
+def _read_ahead(samples: Samples, indices: Sequence[int]) -> Iterator[tuple[Image.Image | Pixels, Image.Image]]:
     """The pairs in order; a few are decoded in advance on another thread."""
     with ThreadPoolExecutor(1) as reader:
         waiting = iter(indices)

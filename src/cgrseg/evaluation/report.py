@@ -16,6 +16,7 @@ from PIL import Image
 from cgrseg._text import table
 from cgrseg.data.dataset import Samples
 from cgrseg.images import render
+from cgrseg.images.bands import as_rgb
 from cgrseg.images.files import save_figure, save_image, write_file
 from cgrseg.images.render import Pixels
 
@@ -70,7 +71,7 @@ def write_report(
     folder: Path,
     scores: Scores,
     samples: Samples,
-    predict: Callable[[Image.Image], Pixels],
+    predict: Callable[[Any], Pixels],
     about: Mapping[str, Any] = {},
 ) -> None:
     """Write scores, tables and pictures into a folder, each file atomically.
@@ -107,11 +108,11 @@ def write_report(
         save_image(picture, folder / "worst" / f"{place:02}_{Path(samples.name(index)).stem}.png")
 
 
-def _worst(index: int, scores: Scores, samples: Samples, predict: Callable[[Image.Image], Pixels]) -> Image.Image:
+def _worst(index: int, scores: Scores, samples: Samples, predict: Callable[[Any], Pixels]) -> Image.Image:
     photo, mask = samples.read(index)
     predicted, truth = predict(photo), np.asarray(mask)
-    sheet = side_by_side(np.asarray(photo), truth, predicted, scores.labels)
-    shrink = min(1.0, LONGEST_SIDE / max(photo.size))
+    sheet = side_by_side(as_rgb(photo), truth, predicted, scores.labels)
+    shrink = min(1.0, LONGEST_SIDE / max(truth.shape))
     if shrink < 1:
         sheet = sheet.resize((max(round(sheet.width * shrink), 3), max(round(sheet.height * shrink), 1)))
     title = f"photo, truth, prediction (IoU {100 * scores.photo_iou[index]:.1f} %); below, shares of the truth"

@@ -65,8 +65,15 @@ def read_photo(photo: Photo) -> Pixels:
     if isinstance(photo, np.ndarray):
         return _from_array(photo)
     if isinstance(photo, Image.Image):
-        _check_size(photo.size, "the image")
+        check_size(photo.size, "the image")
         return _from_image(photo, "the image")
+    path = file_path(photo)
+    with opened(path, str(path)) as image:
+        return _from_image(image, str(path))
+
+
+def file_path(photo: str | os.PathLike[str]) -> Path:
+    """The path, which may not exist; errors as in `read_photo` if it is no path, a folder, or not a regular file."""
     if not isinstance(photo, str | os.PathLike):
         raise ValueError(f"a {type(photo).__name__} is not an image: give a path, a Pillow image or a uint8 array")
     path = Path(photo)
@@ -74,8 +81,7 @@ def read_photo(photo: Photo) -> Pixels:
         raise IsADirectoryError(f"{path} is a folder: name an image in it, or use `cgrseg predict` for all of them")
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file: give an image file")
-    with _opened(path, str(path)) as image:
-        return _from_image(image, str(path))
+    return path
 
 
 def read_photo_bytes(data: bytes, name: str, *, formats: Sequence[str] | None = None) -> Pixels:
@@ -90,25 +96,25 @@ def read_photo_bytes(data: bytes, name: str, *, formats: Sequence[str] | None = 
         NotAPhotoError, TooLargeError: it has none of these formats, or more than 2^28 pixels.
         ValueError: it is damaged or incomplete. The errors above are ValueErrors as well.
     """
-    with _opened(BytesIO(data), name, formats) as image:
+    with opened(BytesIO(data), name, formats) as image:
         return _from_image(image, name)
 
 
 def photo_size(data: bytes, name: str, *, formats: Sequence[str] | None = None) -> tuple[int, int]:
     """(height, width) of the upright image, from the header; no pixel is decoded. Arguments and errors as above."""
-    with _opened(BytesIO(data), name, formats) as image:
+    with opened(BytesIO(data), name, formats) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 @contextmanager
-def _opened(source: Path | BytesIO, name: str, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def opened(source: Path | BytesIO, name: str, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
     """The image after its header is read. Errors here and in the block are worded for the user."""
     try:
         with Image.open(source, formats=None if formats is None else list(formats)) as image:
             if image.format in STARTS_PROGRAMS:
                 raise NotAPhotoError(f"{name} is not an image that can be read: convert it to JPEG or PNG")
-            _check_size(image.size, name)
+            check_size(image.size, name)
             yield image
     except (TooLargeError, NotAPhotoError):
         raise
@@ -135,7 +141,7 @@ class UnsupportedValuesError(ValueError):
     """Pixel values outside 0 … 255 and 0 … 65535."""
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > LARGEST_PHOTO:
         raise TooLargeError(
@@ -151,7 +157,7 @@ def _from_array(array: np.ndarray[Any, np.dtype[Any]]) -> Pixels:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ValueError(f"the image is an array of shape {array.shape}: give [H, W, 3] RGB or [H, W] grey")
-    _check_size((array.shape[1], array.shape[0]), "the image")
+    check_size((array.shape[1], array.shape[0]), "the image")
     return np.require(array, requirements=["C", "W"])
 
 

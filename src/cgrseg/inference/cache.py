@@ -119,7 +119,7 @@ def _convert(weights: Path, entry: Path) -> None:
             save_graph(graph, folder / "model.xml")
             network = OpenVINONetwork(folder / "model.xml", "cpu")
             for size in SIZES:
-                images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+                images = torch.randn(1, model.spec.in_channels, *size, generator=torch.Generator().manual_seed(0))
                 with torch.inference_mode():
                     expected, found = folded(images), network(images)
                 deviation = float((found - expected).abs().max() / expected.std())

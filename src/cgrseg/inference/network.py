@@ -45,7 +45,7 @@ class Network:
         size: the only (height, width) it accepts, or None for any.
         path: the exported file.
 
-    Shape: images float [B, 3, H, W], H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
+    Shape: images float [B, C, H, W], H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
     """
 
     run: Callable[[Tensor], Tensor]
@@ -58,7 +58,7 @@ class Network:
     path: Path | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        check_images(images)
+        check_images(images, self.description.spec.in_channels)
         size = (images.shape[2], images.shape[3])
         if self.size is not None and size != self.size:
             raise ValueError(

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgrseg.images.photos import Photo, read_photo
+from cgrseg.images.bands import read_image
+from cgrseg.images.photos import Photo
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Pixels, Preprocessing, Size
 
@@ -32,8 +33,8 @@ class Prepared:
     """An image ready for the network.
 
     Args:
-        photo: uint8 RGB [H, W, 3], upright.
-        image: float32 [3, Hp, Wp], resized, normalised and padded.
+        photo: uint8 [H, W, C], upright, with the channels of the preprocessing.
+        image: float32 [C, Hp, Wp], resized, normalised and padded.
         valid: (height, width) of the part of `image` that is not padding.
     """
 
@@ -150,8 +151,9 @@ class Predictor:
 
     def prepare(self, photo: Photo, preprocessing: Preprocessing | None = None) -> Prepared:
         """Read, resize, normalise and pad an image; may be called from several threads."""
-        pixels = read_photo(photo)
-        image, valid = (preprocessing or self.preprocessing).prepare(pixels)
+        preprocessing = preprocessing or self.preprocessing
+        pixels = read_image(photo, preprocessing.channels)
+        image, valid = preprocessing.prepare(pixels)
         return Prepared(photo=pixels, image=image, valid=valid)
 
     def predict(self, group: Sequence[Prepared]) -> list[Prediction]:
@@ -231,7 +233,7 @@ def views(
     A scale multiplies the short and long side of the preprocessing, or the image's own size if there is none.
 
     Yields:
-        (float32 [3, Hp, Wp], (height, width) of the part that is not padding, whether it is flipped).
+        (float32 [C, Hp, Wp], (height, width) of the part that is not padding, whether it is flipped).
     """
     for scale in scales:
         image, valid = _scaled(preprocessing, scale, (photo.shape[0], photo.shape[1])).prepare(photo)

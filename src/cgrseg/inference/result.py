@@ -30,7 +30,7 @@ class Segmentation:
         labels: class ids [H, W] at the image's own (upright) size; uint8 up to 256 classes, otherwise uint16. With a
             threshold, unknown pixels have the `ignore_index` of the label space.
         label_space: names and colours of the classes.
-        photo: uint8 RGB [H, W, 3]; `overlay` draws on it.
+        photo: uint8 RGB [H, W, 3], of several bands the first three; `overlay` draws on it.
         prediction: for `confidence`; None after `release`.
     """
 

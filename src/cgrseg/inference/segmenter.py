@@ -10,6 +10,7 @@ from typing import Literal, TypeVar, get_args, overload
 import torch
 
 from cgrseg.description import Description
+from cgrseg.images.bands import as_rgb
 from cgrseg.images.palettes import with_distinct_colors
 from cgrseg.images.photos import Photo
 from cgrseg.labels import LabelSpace
@@ -109,14 +110,15 @@ class Segmenter:
 
         Args:
             photos: a path, a Pillow image (any mode), uint8 [H, W, 3] RGB or [H, W] grey; or a list of these. EXIF
-                orientation is applied, transparent pixels are drawn over white.
+                orientation is applied, transparent pixels are drawn over white. Of a model with another number of
+                channels: grey images for one channel, otherwise TIFFs or uint8 [H, W, C] with that many bands.
             batch: of a list, up to this many images of equal padded size are processed together.
 
         Returns:
             One `Segmentation`, or a list in the order of the images.
 
         Raises:
-            OSError, ValueError: an image cannot be read, see `cgrseg.images.photos.read_photo`.
+            OSError, ValueError: an image cannot be read, see `cgrseg.images.bands.read_image`.
         """
         if not isinstance(photos, list | tuple):
             return self.run([self.prepare(photos)])[0]
@@ -136,7 +138,7 @@ class Segmenter:
         predictions = self.predictor.predict(group)
         return [
             Segmentation(
-                labels=found.labels, label_space=self.labels, photo=item.photo, prediction=found
+                labels=found.labels, label_space=self.labels, photo=as_rgb(item.photo), prediction=found
             ).with_threshold(self.threshold)
             for item, found in zip(group, predictions, strict=True)
         ]

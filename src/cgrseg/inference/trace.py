@@ -30,7 +30,7 @@ class ImageNetwork(nn.Module):
         network: images -> stride-8 logits.
         preprocessing: mean, std and padding are used; the caller resizes.
 
-    Shape: uint8 [B, H, W, 3] RGB -> class ids [B, H, W], uint8 up to 256 classes, otherwise int32.
+    Shape: uint8 [B, H, W, C] -> class ids [B, H, W], uint8 up to 256 classes, otherwise int32.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class ImageNetwork(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         # Contiguous, or torch.export traces channels-last strides and fixes the graph to more than one image.
-        images = (photos.permute(0, 3, 1, 2).contiguous().float() - self.mean) / self.std  # B 3 H W
+        images = (photos.permute(0, 3, 1, 2).contiguous().float() - self.mean) / self.std  # B C H W
         height, width, multiple = photos.shape[1], photos.shape[2], self.multiple
         below = (height + multiple - 1) // multiple * multiple - height
         right = (width + multiple - 1) // multiple * multiple - width
@@ -71,14 +71,15 @@ def trace(
     if size is None and network.spec.bias_mode == "official":
         raise ValueError('bias mode "official" cannot be traced for any size: give --size HEIGHTxWIDTH')
     batch, height, width = (TRACED[0], *(size or TRACED[1:]))
+    channels = network.spec.in_channels
     free = None if size else Dim.DYNAMIC
     with quiet(), torch.no_grad(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         if io == "image":
             model: nn.Module = ImageNetwork(network=network, preprocessing=preprocessing).eval()
-            example = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+            example = torch.zeros(batch, height, width, channels, dtype=torch.uint8)
             shapes = {0: Dim.DYNAMIC, 1: free, 2: free}
         else:
-            model, example = network, torch.zeros(batch, 3, height, width)
+            model, example = network, torch.zeros(batch, channels, height, width)
             shapes = {0: Dim.DYNAMIC, 2: free, 3: free}
         return torch.export.export(model, (example,), dynamic_shapes=(shapes,), strict=False)
 

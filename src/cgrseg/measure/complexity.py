@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from cgrseg.nn import CGRSeg
 from cgrseg.nn.reconstruction import ConvNorm
 
 
@@ -51,7 +52,8 @@ def complexity(model: nn.Module, size: tuple[int, int] = (512, 512)) -> Complexi
         ValueError: a size that the model does not accept.
     """
     model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
-    photo = torch.zeros(1, 3, *size, dtype=next(model.parameters()).dtype, device="meta")
+    channels = model.spec.in_channels if isinstance(model, CGRSeg) else 3
+    photo = torch.zeros(1, channels, *size, dtype=next(model.parameters()).dtype, device="meta")
     with torch.no_grad(), _true_counter() as true, PaperCounter(model) as paper:
         model(photo)
     flops = {name: sum(by_operator.values()) for name, by_operator in true.get_flop_counts().items()}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "app": "the page, cgrseg app",
     "video": "labelling videos",
+    "multiband": "TIFFs with other than three bands",
     "onnx": "ONNX export, its runtime and int8",
     "int8": "int8 files of OpenVINO",
     "openvino": "the same as int8, for older commands",

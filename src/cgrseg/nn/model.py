@@ -33,10 +33,10 @@ class CGRSeg(nn.Module):
         description: the spec, with labels, preprocessing and card; numbered classes and the encoder's preprocessing
             in a fresh model.
 
-    Shape: images float [B, 3, H, W], normalised, any H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
+    Shape: images float [B, C, H, W], normalised, C = `spec.in_channels`, any H, W >= 32 -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
 
     Raises:
-        ValueError: images smaller than 32 pixels on a side, or not [B, 3, H, W].
+        ValueError: images smaller than 32 pixels on a side, or not [B, C, H, W].
     """
 
     def __init__(self, *, spec: ModelSpec) -> None:
@@ -44,6 +44,7 @@ class CGRSeg(nn.Module):
         self.encoder = build_encoder(spec)
         self.context, self.reconstruction, self.head = build_decoder(spec, self.encoder.channels[-3:])
         preprocessing = Preprocessing(mean=self.encoder.pixel_mean, std=self.encoder.pixel_std)
+        preprocessing = preprocessing.with_channels(spec.in_channels)
         self.description = Description(spec, LabelSpace.numbered(spec.num_classes), preprocessing)
 
     @property
@@ -71,7 +72,7 @@ class CGRSeg(nn.Module):
         self.description = dataclasses.replace(self.description, **parts)
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images)
+        check_images(images, self.spec.in_channels)
         pyramid = self.encoder(images)[-3:]  # c2 c3 c4 at strides 8, 16, 32
         context = self.context(pyramid)  # p2 p3 p4 at stride 64
         fused = self.reconstruction(pyramid, context)  # B D H/8 W/8
@@ -79,10 +80,10 @@ class CGRSeg(nn.Module):
         return logits
 
 
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless images are [B, 3, H, W] with H, W >= 32."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images have shape {tuple(images.shape)}: the network takes [B, 3, H, W]")
+def check_images(images: Tensor, channels: int) -> None:
+    """Raise ValueError unless images are [B, channels, H, W] with H, W >= 32."""
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise ValueError(f"images have shape {tuple(images.shape)}: the network takes [B, {channels}, H, W]")
     height, width = images.shape[2:]
     if height < MINIMUM_SIDE or width < MINIMUM_SIDE:
         raise ValueError(
@@ -101,7 +102,7 @@ def build(name: str, *, num_classes: int = 150, **spec: Unpack[SpecOptions]) -> 
 
 
 def build_encoder(spec: ModelSpec) -> Any:
-    """The encoder that `spec.backbone` names: images -> maps, with `channels`, `pixel_mean` and `pixel_std`.
+    """The encoder that `spec.backbone` names: images -> maps, with `channels`, and `pixel_mean` and `pixel_std` of RGB.
 
     Raises:
         ValueError: an unknown backbone.
@@ -109,14 +110,16 @@ def build_encoder(spec: ModelSpec) -> Any:
     if spec.backbone.startswith("timm/"):
         from .backbones.timm import TimmEncoder  # importing timm takes seconds
 
-        return TimmEncoder(name=spec.backbone.removeprefix("timm/"))
+        return TimmEncoder(name=spec.backbone.removeprefix("timm/"), in_channels=spec.in_channels)
     family, size = spec.backbone[:-1].rstrip("_"), spec.backbone.rpartition("_")[2]
     if spec.backbone.startswith("efficientformerv2_") and size in efficientformerv2.SIZES:
-        return efficientformerv2.build(size, bias_mode=spec.bias_mode, drop_path=spec.drop_path)
+        return efficientformerv2.build(
+            size, bias_mode=spec.bias_mode, drop_path=spec.drop_path, in_channels=spec.in_channels
+        )
     if family == "efficientnet_lite" and spec.backbone[-1] in efficientnet_lite.SIZES:
-        return efficientnet_lite.build(spec.backbone[-1])
+        return efficientnet_lite.build(spec.backbone[-1], in_channels=spec.in_channels)
     if family == "mscan" and size in mscan.SIZES:
-        return mscan.build(size, drop_path=spec.drop_path or 0.0)
+        return mscan.build(size, drop_path=spec.drop_path or 0.0, in_channels=spec.in_channels)
     known = [f"efficientformerv2_{size}" for size in efficientformerv2.SIZES]
     known += [f"efficientnet_lite{size}" for size in efficientnet_lite.SIZES]
     known += [*(f"mscan_{size}" for size in mscan.SIZES), "timm/NAME"]

@@ -12,6 +12,7 @@ from cgrseg.data.dataset import Samples
 from cgrseg.evaluation import Scores
 from cgrseg.evaluation.plots import classes_figure, legend_entries, side_by_side
 from cgrseg.images import render
+from cgrseg.images.bands import as_rgb
 from cgrseg.images.files import save_figure, save_image
 from cgrseg.inference.network import Network
 from cgrseg.inference.predictor import Predictor
@@ -75,7 +76,7 @@ def samples_sheet(model: CGRSeg, samples: Samples) -> Image.Image:
         photo, mask = samples.read(int(index))
         truths.append(np.asarray(mask))
         predictions.append(predictor.predict([predictor.prepare(photo)])[0].labels)
-        rows.append(side_by_side(np.asarray(photo), truths[-1], predictions[-1], samples.labels))
+        rows.append(side_by_side(as_rgb(photo), truths[-1], predictions[-1], samples.labels))
     entries = legend_entries(truths, predictions, samples.labels)
     return render.with_legend(_sheet(rows), entries)
 

@@ -185,10 +185,13 @@ def make_data(config: TrainConfig) -> Data:
         FileNotFoundError, ValueError: the dataset does not have `config.format`, or has errors.
     """
     warnings: tuple[str, ...] = ()
+    channels = config.spec.get("in_channels", 3)
+    if config.data is None and channels != 3:
+        raise ValueError(f"in_channels is {channels}, but generated scenes are RGB: give --data")
     if config.data is not None:
         if config.data.startswith(PYTHON):
             raise ValueError(f"{config.out} is a run on a {config.data}: resume it with cgrseg.train(..., data=...)")
-        report = quick_check(config.data, config.format)
+        report = quick_check(config.data, config.format, channels=channels)
         report.refuse_errors(unreadable=config.skip_limit)
         warnings = report.warnings
     splits: dict[str, Samples] = {}
@@ -198,7 +201,7 @@ def make_data(config: TrainConfig) -> Data:
                 classes=SYNTHETIC_CLASSES, size=(256, 256), count=SYNTHETIC[split], seed=config.seed, split=split
             )
         elif split != "test" or _has_test(config):
-            splits[split] = open_dataset(config.data, split, format=config.format)
+            splits[split] = open_dataset(config.data, split, format=config.format, channels=channels)
     return Data(splits["train"], splits["val"], splits.get("test", splits["val"]), warnings)
 
 

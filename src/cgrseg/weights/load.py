@@ -42,11 +42,12 @@ def create_model(
         weights: None for fresh weights; "imagenet" for ImageNet weights of the encoder; or a weights file, the name of
             bundled weights, "hf:USER/NAME", or a checkpoint that `start_from` reads. A classifier with another number
             of classes keeps its initial values, which is logged in one line.
-        spec: other fields of `ModelSpec`, such as bias_mode="official" or head="se". Fields that are not given are
-            taken from the weights file.
+        spec: other fields of `ModelSpec`, such as in_channels=4 or bias_mode="official". Fields that are not given are
+            taken from the weights file. With `in_channels` other than 3, the first kernels of weights for RGB are
+            summed (1) or repeated and scaled, so that activations keep their size.
 
     Returns:
-        The model in training mode: images float [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]; the stride of a rival is
+        The model in training mode: images float [B, C, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]; the stride of a rival is
         its own.
 
     Raises:

@@ -24,7 +24,8 @@ class LoadReport:
         loaded: our tensors that the checkpoint filled.
         missing: our tensors that keep their values.
         unexpected: keys of the checkpoint that the model does not have (known unused ones are not listed).
-        reshaped: those of `loaded` with another shape: scales, attention tables of another resolution.
+        reshaped: those of `loaded` with another shape: scales, attention tables of another resolution, kernels of RGB
+            for another number of channels.
         source: where the weights come from, if not from a given file.
         note: one line about what was not filled on purpose, or "".
     """
@@ -81,7 +82,11 @@ def load_keys(
         shape = ours[key].shape
         if tensor.shape != shape:
             reshaped.append(key)
-            if not (key.endswith(TABLE) and table_fits(tensor.shape, shape[0])):
+            if len(shape) == 4 and tensor.shape == (shape[0], 3, *shape[2:]):
+                from timm.models import adapt_input_conv  # importing timm takes seconds
+
+                tensor = adapt_input_conv(shape[1], tensor)  # summed for 1 channel, else repeated and scaled
+            elif not (key.endswith(TABLE) and table_fits(tensor.shape, shape[0])):
                 if tensor.squeeze().shape != ours[key].squeeze().shape:
                     raise ValueError(
                         f"{name}: {theirs} has shape {tuple(tensor.shape)}, our {key} {tuple(shape)}: "

@@ -63,6 +63,11 @@ def start_from(model: CGRSeg, source: Pathlike) -> LoadReport:
 
 def _start_from_artifact(model: CGRSeg, donor: CGRSeg, name: str) -> LoadReport:
     ours, theirs = model.spec, donor.spec
+    if theirs.in_channels not in (3, ours.in_channels):
+        raise ValueError(
+            f"{name} takes {theirs.in_channels} channels, the model {ours.in_channels}: use in_channels="
+            f"{theirs.in_channels}, or weights for RGB, which fit any number of channels"
+        )
     kept = CLASSIFIER if theirs.num_classes != ours.num_classes else ()
     state = {key: tensor for key, tensor in donor.state_dict().items() if key not in kept}
     expected = [key for key in model.state_dict() if key not in kept]
@@ -73,7 +78,8 @@ def _start_from_artifact(model: CGRSeg, donor: CGRSeg, name: str) -> LoadReport:
                 f"and only one of them has {key}: train that model, or start from other weights"
             )
     report = load_keys(model, state, name, kept=kept)
-    model.describe(preprocessing=donor.preprocessing, card=donor.card)
+    preprocessing = donor.preprocessing.with_channels(ours.in_channels)
+    model.describe(preprocessing=preprocessing, card=donor.card)
     if kept:
         note = f"the classifier starts fresh: {theirs.num_classes} -> {ours.num_classes} classes"
         return dataclasses.replace(report, note=note)

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cgrseg._process import cores
-from cgrseg.images.photos import read_photo
+from cgrseg.images.bands import read_image
 
 from ..dataset import DataProblem, Samples, SegmentationDataset, size_problem, to_class_ids, unreadable
 from ..folder import SMOOTHED, SPLITS
@@ -40,34 +40,40 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def inspect(root: str | Path, format: Format = "folder") -> DatasetReport:
+def inspect(root: str | Path, format: Format = "folder", *, channels: int = 3) -> DatasetReport:
     """Open every pair of every split and list all that is wrong.
 
     Args:
         root: the dataset's folder.
         format: how it is laid out.
+        channels: that the photos must have.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: there is no such format.
     """
-    return _inspect(Path(root), format, most=None)
+    return _inspect(Path(root), format, most=None, channels=channels)
 
 
 def quick_check(
-    root: str | Path, format: Format = "folder", *, pairs: int = 8, splits: Sequence[str] = SPLITS
+    root: str | Path,
+    format: Format = "folder",
+    *,
+    pairs: int = 8,
+    splits: Sequence[str] = SPLITS,
+    channels: int = 3,
 ) -> DatasetReport:
     """The fast form, for the start of a training: layout, class list, unpaired files, and some pairs of each split.
 
     Args:
-        root, format: as in `inspect`.
+        root, format, channels: as in `inspect`.
         pairs: how many are opened in each split.
         splits: those that are checked.
 
     Raises:
         FileNotFoundError, ValueError: as in `inspect`.
     """
-    return _inspect(Path(root), format, most=pairs, splits=splits)
+    return _inspect(Path(root), format, most=pairs, splits=splits, channels=channels)
 
 
 def class_shares(samples: Samples, *, most: int = 5000) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -115,7 +121,9 @@ class _Checked:
     ignored: int = 0
 
 
-def _inspect(root: Path, format: Format, *, most: int | None, splits: Sequence[str] = SPLITS) -> DatasetReport:
+def _inspect(
+    root: Path, format: Format, *, most: int | None, channels: int, splits: Sequence[str] = SPLITS
+) -> DatasetReport:
     listing = list_dataset(root, format, splits)
     labels = listing.labels
     problems = list(listing.problems)
@@ -125,7 +133,7 @@ def _inspect(root: Path, format: Format, *, most: int | None, splits: Sequence[s
     for samples in listing.splits:
         pairs = [pair for pair in samples.pairs if pair[0].is_file() and pair[1].is_file()]
         chosen = _spread(len(pairs), most)
-        check = partial(_check_pair, samples, known=labels is not None)
+        check = partial(_check_pair, samples, known=labels is not None, channels=channels)
         checked = list(_each(check, [pairs[place] for place in chosen], f"check {samples.split}"))
         split = _summary(samples, checked, listing.notes.get(samples.split, ""))
         others = [pairs[place][1] for place in sorted(set(range(len(pairs))) - set(chosen))]
@@ -151,13 +159,13 @@ def _inspect(root: Path, format: Format, *, most: int | None, splits: Sequence[s
     return DatasetReport(root, format, labels, tuple(reports), tuple(problems))
 
 
-def _check_pair(samples: SegmentationDataset, pair: tuple[Path, Path], *, known: bool) -> _Checked:
+def _check_pair(samples: SegmentationDataset, pair: tuple[Path, Path], *, known: bool, channels: int) -> _Checked:
     photo_path, mask_path = pair
     checked = _Checked(pair)
     problems = checked.problems
     photo = raw = None
     try:
-        photo = read_photo(photo_path)  # H W 3
+        photo = read_image(photo_path, channels)  # H W C
     except (OSError, ValueError) as error:
         problems.append(unreadable(photo_path, error, kind="photos"))
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cgrseg.images.photos import DAMAGE, Pixels
 from cgrseg.labels import LabelSpace
@@ -117,13 +117,16 @@ def rotated(photo_path: Path, mask_path: Path, photo: Pixels, mask: Ids) -> Iter
 
     Args:
         photo_path, mask_path: the files.
-        photo: uint8 [H, W, 3], upright.
+        photo: uint8 [H, W, C], upright.
         mask: ids [H, W].
     """
-    with Image.open(photo_path) as stored:
-        if stored.format == "PNG" and "exif" not in stored.info:
-            return  # Pillow would decode it all
-        orientation = stored.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        with Image.open(photo_path) as stored:
+            if stored.format == "PNG" and "exif" not in stored.info:
+                return  # Pillow would decode it all
+            orientation = stored.getexif().get(ExifTags.Base.Orientation, 1)
+    except UnidentifiedImageError:  # TIFFs of several bands, which are never rotated
+        return
     if orientation not in range(2, 9):
         return
     image = Image.fromarray(mask.astype(np.int32))

@@ -1,4 +1,4 @@
-"""Encoders: images [B, 3, H, W] -> feature maps, the last three at strides 8, 16 and 32. Every halving rounds up."""
+"""Encoders: images [B, C, H, W] -> feature maps, the last three at strides 8, 16 and 32. Every halving rounds up."""
 
 from __future__ import annotations
 

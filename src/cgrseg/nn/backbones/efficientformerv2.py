@@ -49,24 +49,32 @@ SIZES = {
 }
 
 
-def build(size: str, *, bias_mode: BiasMode = "relative", drop_path: float | None = None) -> EfficientFormerV2:
+def build(
+    size: str, *, bias_mode: BiasMode = "relative", drop_path: float | None = None, in_channels: int = 3
+) -> EfficientFormerV2:
     """Build "s0", "s1", "s2" or "l" with fresh weights; `drop_path` None uses the rate of the size."""
-    return EfficientFormerV2(spec=SIZES[size], bias_mode=bias_mode, drop_path=drop_path)
+    return EfficientFormerV2(spec=SIZES[size], bias_mode=bias_mode, drop_path=drop_path, in_channels=in_channels)
 
 
 class EfficientFormerV2(nn.Module):
-    """images [B, 3, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
+    """images [B, C, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
 
     Args:
         spec: widths, depths and ratios.
         bias_mode: how the attention bias is resized, see `AttentionBias`.
         drop_path: stochastic depth of the last block, growing linearly from 0; None uses the spec's.
+        in_channels: C.
     """
 
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
-        self, *, spec: EfficientFormerV2Spec, bias_mode: BiasMode = "relative", drop_path: float | None = None
+        self,
+        *,
+        spec: EfficientFormerV2Spec,
+        bias_mode: BiasMode = "relative",
+        drop_path: float | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.channels = spec.widths
@@ -77,7 +85,7 @@ class EfficientFormerV2(nn.Module):
         rates = [rate * j / (sum(depths) - 1) for j in range(sum(depths))]
 
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0] // 2, 3, stride=2, padding=1),
+            nn.Conv2d(in_channels, widths[0] // 2, 3, stride=2, padding=1),
             nn.BatchNorm2d(widths[0] // 2),
             nn.GELU(),
             nn.Conv2d(widths[0] // 2, widths[0], 3, stride=2, padding=1),

@@ -101,8 +101,9 @@ class EfficientNetLite(nn.Module):
 
     Args:
         size: multipliers of channels and repeats.
+        in_channels: C.
 
-    Shape: images [B, 3, H, W], normalised with mean 127 and std 128 -> [c2, c3, c4] at strides 8, 16, 32; each map
+    Shape: images [B, C, H, W], normalised with mean 127 and std 128 -> [c2, c3, c4] at strides 8, 16, 32; each map
     has ⌈H/stride⌉ × ⌈W/stride⌉ pixels. Lite0 has 40, 112 and 320 channels.
     """
 
@@ -110,9 +111,9 @@ class EfficientNetLite(nn.Module):
 
     conv_norm_pairs = (("conv_stem", "bn1"),)
 
-    def __init__(self, *, size: LiteSize) -> None:
+    def __init__(self, *, size: LiteSize, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv_stem = SamePadConv(3, STEM, 3, stride=2)
+        self.conv_stem = SamePadConv(in_channels, STEM, 3, stride=2)
         self.bn1 = nn.BatchNorm2d(STEM, eps=NORM_EPS)
         self.blocks = nn.ModuleList()
         channels, maps = STEM, []
@@ -150,9 +151,9 @@ class EfficientNetLite(nn.Module):
         return maps
 
 
-def build(size: str) -> EfficientNetLite:
+def build(size: str, *, in_channels: int = 3) -> EfficientNetLite:
     """EfficientNet-Lite of a size in `SIZES`, with fresh weights."""
-    return EfficientNetLite(size=SIZES[size])
+    return EfficientNetLite(size=SIZES[size], in_channels=in_channels)
 
 
 def _round_to_8(channels: float) -> int:

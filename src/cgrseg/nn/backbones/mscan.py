@@ -34,28 +34,33 @@ SIZES = {
 }
 
 
-def build(size: str, *, drop_path: float = 0.0) -> MSCAN:
+def build(size: str, *, drop_path: float = 0.0, in_channels: int = 3) -> MSCAN:
     """Build "t", "s" or "b" with fresh weights."""
-    return MSCAN(spec=SIZES[size], drop_path=drop_path)
+    return MSCAN(spec=SIZES[size], drop_path=drop_path, in_channels=in_channels)
 
 
 class MSCAN(nn.Module):
-    """images [B, 3, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
+    """images [B, C, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
 
     Args:
         spec: widths and depths.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
+        in_channels: C.
     """
 
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
-    def __init__(self, *, spec: MSCANSpec, drop_path: float = 0.0) -> None:
+    def __init__(self, *, spec: MSCANSpec, drop_path: float = 0.0, in_channels: int = 3) -> None:
         super().__init__()
         self.channels = spec.widths
         last = sum(spec.depths) - 1
         for stage, (width, depth, ratio) in enumerate(zip(spec.widths, spec.depths, MLP_RATIOS, strict=True)):
             before = sum(spec.depths[:stage])
-            embed = Stem(channels=width) if stage == 0 else PatchEmbed(spec.widths[stage - 1], width)
+            embed = (
+                Stem(in_channels=in_channels, channels=width)
+                if stage == 0
+                else PatchEmbed(spec.widths[stage - 1], width)
+            )
             blocks = [
                 Block(channels=width, mlp_ratio=ratio, drop_path=drop_path * (before + j) / last) for j in range(depth)
             ]
@@ -77,12 +82,12 @@ class MSCAN(nn.Module):
 
 
 class Stem(nn.Module):
-    """Two 3×3 convolutions of stride 2 with BatchNorm, GELU between: [B, 3, H, W] -> [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
+    """Two 3×3 convolutions of stride 2 with BatchNorm, GELU between: [B, in, H, W] -> [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
 
-    def __init__(self, *, channels: int) -> None:
+    def __init__(self, *, in_channels: int, channels: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(
-            nn.Conv2d(3, channels // 2, 3, stride=2, padding=1),
+            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
             nn.BatchNorm2d(channels // 2),
             nn.GELU(),
             nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),

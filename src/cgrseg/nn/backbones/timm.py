@@ -14,19 +14,20 @@ STRIDES = (8, 16, 32)
 
 
 class TimmEncoder(nn.Module):
-    """images [B, 3, H, W] -> [c2, c3, c4] at strides 8, 16, 32, every map ⌈H/stride⌉ × ⌈W/stride⌉.
+    """images [B, C, H, W] -> [c2, c3, c4] at strides 8, 16, 32, every map ⌈H/stride⌉ × ⌈W/stride⌉.
 
     For extractors that round a halving down (ConvNeXt, DenseNet, VGG) the image is padded with zeros at the right and
     bottom to a multiple of 32, and the maps are cropped.
 
     Args:
         name: timm's name of the model, such as "mobilenetv4_conv_small". Fresh weights, nothing is downloaded.
+        in_channels: C.
 
     Raises:
         ValueError: timm has no such model, it lacks a stride, or it needs a fixed input size.
     """
 
-    def __init__(self, *, name: str) -> None:
+    def __init__(self, *, name: str, in_channels: int = 3) -> None:
         super().__init__()
         with torch.device("meta"):  # computes shapes only
             indices = _map_indices(name, _extractor(name).feature_info.info)
@@ -36,7 +37,7 @@ class TimmEncoder(nn.Module):
         pretrained: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
         self.pixel_mean = tuple(255 * value for value in pretrained.mean)
         self.pixel_std = tuple(255 * value for value in pretrained.std)
-        self.features: nn.Module = _extractor(name, out_indices=indices)
+        self.features: nn.Module = _extractor(name, out_indices=indices, in_chans=in_channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if not self.pads:
