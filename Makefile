@@ -28,8 +28,9 @@ lint: $(VENV)/.test-ready
 types: $(VENV)/.test-ready
 	$(BIN)/mypy --strict
 
+# Without --quiet, which hides warnings from --strict, so that dead links would pass.
 docs: $(VENV)/.test-ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Update the pinned versions and their hashes. Needs the network; takes a minute.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

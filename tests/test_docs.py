@@ -37,7 +37,7 @@ def fits(quoted: str, text: str) -> bool:
 
 
 def test_messages_in_troubleshooting_exist_in_the_code() -> None:
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    page = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("troubleshooting*.md"))
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     assert quoted
     known = [text for path in SOURCE.rglob("*.py") for text in texts_of(path)]
@@ -103,10 +103,12 @@ def test_a_new_mixer_needs_as_many_places_as_the_layout_page_says() -> None:
     assert len(places) == int(count), places
 
 
-def test_the_python_page_documents_the_public_names() -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^::: cgrseg\.(\w+)$", page, re.MULTILINE))
-    assert documented == set(cgrseg.__all__) - {"__version__"}
+def test_the_python_pages_document_the_public_names_and_list_them() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    public = set(cgrseg.__all__) - {"__version__"}
+    assert set(re.findall(r"^::: cgrseg\.(\w+)$", pages, re.MULTILINE)) == public
+    rows = re.findall(r"^\| \[.*\|([^|]*)\|$", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == public
 
 
 def test_figures_with_their_date_are_on_the_benchmarks_page_only() -> None:

@@ -192,7 +192,7 @@ def test_unreadable_photos_are_replaced_and_named_up_to_the_limit(
     assert train(squares, tmp_path / "strict", *more, "--skip-limit", "0") == 2
     assert "3.png: is damaged or incomplete" in capsys.readouterr().err and not (tmp_path / "strict").exists()
     healthy = DatasetReport(squares, "folder", None)  # the file breaks, or is one that the quick check does not open
-    monkeypatch.setattr(setup, "quick_check", lambda *_: healthy)
+    monkeypatch.setattr(setup, "quick_check", lambda *_, **__: healthy)
     assert train(squares, tmp_path / "strict", *more, "--skip-limit", "0") == 2
     assert "1 pairs cannot be read" in capsys.readouterr().err
 

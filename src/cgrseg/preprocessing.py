@@ -21,8 +21,8 @@ class Preprocessing:
     """How an image becomes the network's input. Saved in every weights file.
 
     Args:
-        mean, std: one value per channel of the images, on the scale 0 … 255; ImageNet's for RGB by default. Their
-            number is the number of channels.
+        mean: one value per channel of the images, on the scale 0 … 255; ImageNet's for RGB by default.
+        std: as many values; their number is the number of channels.
         short_side: resize the image, keeping its aspect ratio, so that its shorter side has this many pixels;
             None keeps the image's own size.
         long_side: upper limit of the longer side after resizing (only with `short_side`); None for no limit.

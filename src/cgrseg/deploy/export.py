@@ -61,7 +61,8 @@ def export(
         formats: of "onnx" (opset 20), "openvino" and "torch".
         io: "tensor": normalised images -> stride-8 logits; "image": uint8 [B, H, W, C] -> label map [B, H, W].
         size: the only (height, width) that the files accept; None for any.
-        sizes, batches: the compared inputs; with `size`, only that size.
+        sizes: (height, width) of the compared inputs; with `size`, only that size.
+        batches: numbers of images in them.
 
     Raises:
         ValueError: a runtime is missing, a size is needed (bias mode "official"), or a file deviates.

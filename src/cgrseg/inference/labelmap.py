@@ -57,7 +57,10 @@ def confidence(logits: Tensor, size: Size, *, input_size: Size | None = None, va
     """Largest softmax probability of every pixel, at full size, computed in bands.
 
     Args:
-        logits, size, input_size, valid: as for `label_map`.
+        logits: as for `label_map`.
+        size: the same.
+        input_size: the same.
+        valid: the same.
 
     Returns:
         float32 [B, H, W] (or [H, W]), from 1/K to 1: softmax, over classes, of the resized logits.

@@ -111,7 +111,8 @@ class Segmentation:
         """The polygons as a GeoJSON FeatureCollection: each has its class, class_id, number of pixels and color.
 
         Args:
-            classes, tolerance: see `polygons`.
+            classes: names or ids; by default all.
+            tolerance: as in `polygons`.
             transform: rasterio's `dataset.transform` (or its six numbers) gives coordinates on the map; without it
                 they are pixel corners, x to the right and y down.
         """
@@ -127,8 +128,10 @@ class Segmentation:
         ids, from 0. Holes are joined to the outer boundary by cuts without width, since COCO's polygons have none.
 
         Args:
-            classes, tolerance: see `polygons`.
-            file_name, image_id: of the image.
+            classes: names or ids; by default all.
+            tolerance: as in `polygons`.
+            file_name: of the image.
+            image_id: of the image.
         """
         height, width = self.labels.shape
         found = coco.coco_annotations(self.polygons(classes, tolerance=tolerance))
@@ -182,7 +185,8 @@ class Segmentation:
         """The image with a line around each region in the colour of its class, RGB.
 
         Args:
-            legend, names: as for `overlay`.
+            legend: as for `overlay`.
+            names: as for `overlay`.
             width: of the lines in pixels; by default it follows the size of the image.
         """
         return pictures.outline(self, legend=legend, names=names, width=width)

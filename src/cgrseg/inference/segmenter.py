@@ -33,13 +33,17 @@ class Segmenter:
     Args:
         model: a weights file, the name of bundled weights, "hf:USER/NAME", a file or folder of `cgrseg export`, or a
             model, which is copied and not changed.
-        runtime, device, threads, bf16: see `open_network`.
-        mode, window: see `Predictor`: "whole", "slide" for large images, "tta" for the best accuracy.
+        runtime: "auto" for the fastest, "torch", "onnx" or "openvino", see `open_network`.
+        device: "auto" for the GPU if there is one; or "cpu", "cuda:1", ….
+        mode: "whole", "slide" for large images, "tta" for the best accuracy; all are listed in `Predictor`.
+        window: side of the windows of "slide", in pixels of the resized image.
         short_side: resize images for the network so that the shorter side has this many pixels, instead of what
             the weights say; 0 keeps the size of each image. Results always have the image's own size.
         palette: "weights" for the colours that the weights carry, or "distinct" for colours that differ as much as
             possible, also for colour-blind people.
         threshold: pixels with a lower confidence are unknown, see `Segmentation.with_threshold`.
+        threads: CPU threads of the runtime; None leaves them unchanged.
+        bf16: compute in bfloat16, if the device has it.
 
     Examples:
         >>> segmenter = Segmenter("runs/street/best.safetensors")

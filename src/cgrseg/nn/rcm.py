@@ -68,7 +68,9 @@ class RectangularSelfCalibrationModule(nn.Module):
 
     Args:
         channels: C of the input and the output.
-        strip_kernel, local_kernel, key_area: as in `RectangularSelfCalibrationAttention`.
+        strip_kernel: as in `RectangularSelfCalibrationAttention`.
+        local_kernel: the same.
+        key_area: the same.
         mlp_ratio: hidden width of the MLP divided by C.
         scale_init: initial value of γ, one value per channel.
         token_mixer: [B, C, H, W] -> [B, C, H, W], replaces RCA (Table 6); None uses RCA.

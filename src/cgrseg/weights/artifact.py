@@ -41,7 +41,9 @@ def save(
     Args:
         model: a CGRSeg on any device and in any mode, also wrapped by DDP, Fabric or torch.compile.
         path: an existing file is replaced.
-        labels, preprocessing, card: None uses the model's own.
+        labels: None uses the model's own.
+        preprocessing: None uses the model's own.
+        card: None uses the model's own.
         half: store kernels as float16, which halves the file. Per-channel values (norms, running statistics,
             biases, scales) stay float32, and so does a kernel that float16 cannot represent.
 
