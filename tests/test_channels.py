@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,23 @@ def test_tiffs_are_read_with_their_bands(options: dict[str, Any], tmp_path: Path
     path = write(tmp_path / "a.tif", BANDS.transpose(2, 0, 1) if by_band else BANDS, **options)
     pixels = read_image(path, 5)
     assert (pixels == BANDS).all() and pixels.flags.writeable and pixels.flags.c_contiguous
+
+
+def test_other_files_that_a_tiff_names_are_not_read(tmp_path: Path) -> None:
+    band = np.ascontiguousarray(BANDS[..., 0])
+    tifffile.imwrite(tmp_path / "other.ome.tif", BANDS[..., :2].transpose(2, 0, 1), metadata={"axes": "CYX"})
+    with tifffile.TiffFile(tmp_path / "other.ome.tif") as file:
+        text, uuid = str(file.ome_metadata), re.search(r'UUID="([^"]+)"', str(file.ome_metadata))
+    assert uuid
+    here = '<TiffData IFD="0" FirstC="0" FirstT="0" FirstZ="0" PlaneCount="1"></TiffData>'
+    there = here.replace('FirstC="0"', 'FirstC="1"').replace("><", f'><UUID FileName="other.ome.tif">{uuid[1]}</UUID><')
+    text = re.sub(r"<TiffData.*?(/>|</TiffData>)", "", text).replace("</Pixels>", here + there + "</Pixels>")
+    text = text.replace(uuid[0], 'UUID="urn:uuid:11111111-2222-3333-4444-555555555555"')
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, band, description=text.encode(), metadata=None)
+    assert tifffile.imread(path).shape == (2, 64, 80), "the metadata works"
+    with pytest.raises(ValueError, match=r"a.ome.tif has 1 channels, the model takes 2"):
+        read_image(path, 2)
 
 
 def test_of_sixteen_bits_the_upper_eight_are_used(tmp_path: Path) -> None:

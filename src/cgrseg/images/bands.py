@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,8 @@ def _tiff_bands(path: Path, name: str, channels: int) -> Pixels:
     except ImportError as error:
         raise ValueError(f'{name} is a TIFF of several bands: pip install "cgrseg[multiband]" to read it') from error
     try:
-        with tifffile.TiffFile(path) as file:
+        # The metadata of microscopes can name other files with further bands: read this one alone.
+        with tifffile.TiffFile(BytesIO(path.read_bytes()), is_ome=False, is_mmstack=False) as file:
             series = file.series[0]
             sides = [
                 (axis, side) for axis, side in zip(series.axes, series.shape, strict=True) if axis in "YX" or side > 1
