@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cgrseg._text import printable
-from cgrseg.images.bands import read_image
+from cgrseg.images.bands import ChannelsError, read_image
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Pixels
 
@@ -156,7 +156,8 @@ def unreadable(path: Path, error: OSError | ValueError, *, kind: str) -> DataPro
     """The problem of a file that can't be decoded; `kind` is "photos" or "masks"."""
     text = str(error).replace(f" {str(path)!r}", "").replace(str(path), "").strip(" :")
     cause = text if str(error).startswith(str(path)) else f"can't be read ({text}): replace or remove the pair"
-    return DataProblem(f"unreadable {kind}", cause, path)
+    other = isinstance(error, ChannelsError)
+    return DataProblem("photos with other channels" if other else f"unreadable {kind}", cause, path)
 
 
 def size_problem(photo_path: Path, mask_path: Path, photo: Ids, raw: Ids) -> DataProblem:

@@ -24,6 +24,10 @@ from .photos import (
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+class ChannelsError(ValueError):
+    """Not the channels that the model takes, or no package that can read them."""
+
+
 def read_image(photo: Photo, channels: int = 3) -> Pixels:
     """uint8 [H, W, channels], writable; of 16-bit values the upper 8 bits are used.
 
@@ -35,7 +39,8 @@ def read_image(photo: Photo, channels: int = 3) -> Pixels:
 
     Raises:
         FileNotFoundError, OSError: as in `read_photo`.
-        ValueError: the image has another number of channels, or as in `read_photo`.
+        ChannelsError: the image has another number of channels.
+        ValueError: as in `read_photo`. The error above is a ValueError as well.
     """
     name = "the image" if isinstance(photo, np.ndarray | Image.Image) else str(photo)
     if channels == 1 and isinstance(photo, np.ndarray) and photo.shape[2:] == (1,):
@@ -97,7 +102,7 @@ def _tiff_bands(path: Path, name: str, channels: int) -> Pixels:
     try:
         import tifffile
     except ImportError as error:
-        raise ValueError(f'{name} is a TIFF of several bands: pip install "cgrseg[multiband]" to read it') from error
+        raise ChannelsError(f'{name} is a TIFF of several bands: pip install "cgrseg[multiband]" to read it') from error
     try:
         # The metadata of microscopes can name other files with further bands: read this one alone.
         with tifffile.TiffFile(BytesIO(path.read_bytes()), is_ome=False, is_mmstack=False) as file:
@@ -129,9 +134,9 @@ def _tiff_bands(path: Path, name: str, channels: int) -> Pixels:
     raise UnsupportedValuesError(f"{name} has values of type {series.dtype}: save it with 8 or 16 bits per channel")
 
 
-def _wrong_number(name: str, found: int, channels: int) -> ValueError:
+def _wrong_number(name: str, found: int, channels: int) -> ChannelsError:
     colors = " (red, green and blue that differ)" if (found, channels) == (3, 1) else ""
-    return ValueError(
+    return ChannelsError(
         f"{name} has {found} channels{colors}, the model takes {channels}: use images with {channels}, or a model with "
         f"in_channels {found}"
     )
