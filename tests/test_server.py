@@ -337,6 +337,15 @@ def test_other_weights_are_loaded_at_their_first_use_and_failures_name_no_folder
         assert server.segment(encoded(photo))[0] == 200
 
 
+def test_a_model_of_other_channels_is_refused_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "grey.safetensors"
+    artifact.save(build("cgrseg_n", num_classes=2, in_channels=1), path)
+    for verb in ("serve", "app"):
+        assert main([verb, "--weights", str(path), "--port", "0"]) == 2
+        expected = f"cgrseg: {path} takes images of 1 channels; this is for RGB: use cgrseg predict\n"
+        assert expected in capsys.readouterr().err
+
+
 def test_the_model_route_has_names_colours_and_sizes(server: Client) -> None:
     status, _, content = server.ask("/v1/model")
     told = json.loads(content)

@@ -292,6 +292,18 @@ def test_ids_that_are_ignored_stay_so_and_palette_images_are_ids() -> None:
     assert np.asarray(samples.read(0)[1]).tolist() == [[0, 1], [255, 1]]
 
 
+def test_datasets_of_ones_own_may_have_other_channels(tmp_path: Path) -> None:
+    item = (np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8), np.eye(64, dtype=np.uint8))
+    pairs: Any = [item] * 2
+    settings: dict[str, Any] = {**SMALL, "val": pairs, "labels": NAMES, "steps": 1}
+    run = cgrseg.train(data=pairs, out=tmp_path / "four", spec={"in_channels": 4}, **settings)
+    assert cgrseg.Segmenter(run.weights["last"])(item[0]).labels.shape == (64, 64)
+    with pytest.raises(ValueError, match=r"item 0 of train .* image uint8 \[64, 64, 4\] .* return uint8 \[H, W, 3\]"):
+        cgrseg.train(data=pairs, out=tmp_path / "three", **settings)
+    with pytest.raises(ValueError, match=r"item 0 of train \(list\): .* 3 channels, the model takes 4"):
+        TorchSamples([(Image.new("RGB", (9, 8)), MASK)], NAMES, "train", channels=4)  # type: ignore[arg-type]
+
+
 def test_transforms_by_position_by_name_and_with_a_seed_of_their_own() -> None:
     class Albumentations:
         """Like albumentations: keywords only, a generator of its own, a dict."""

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from cgrseg.images.bands import read_image
 from cgrseg.labels import LabelSpace
+from cgrseg.preprocessing import Pixels
 
 from .dataset import SegmentationDataset
 
@@ -18,22 +20,25 @@ class TorchSamples:
     """One labelled split from a dataset of one's own.
 
     Args:
-        dataset: has a length; item i is a pair (image, mask). The image is uint8 [H, W, 3] or a PIL image. The mask is
-            whole numbers [H, W], or a PIL image of ids: class ids or the ignore index.
+        dataset: has a length; item i is a pair (image, mask). The image is uint8 [H, W, channels] or a PIL image. The
+            mask is whole numbers [H, W], or a PIL image of ids: class ids or the ignore index.
         labels: the classes: names in the order of their ids, or a LabelSpace.
         split: train, val or test.
+        channels: of the images.
 
     Raises:
         ValueError: the dataset has no length or no items, or the first item is not such a pair.
     """
 
-    def __init__(self, dataset: Dataset[Any], labels: LabelSpace | Sequence[str], split: str) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], labels: LabelSpace | Sequence[str], split: str, *, channels: int = 3
+    ) -> None:
         kind = type(dataset).__name__
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise ValueError(f"{split} is a {kind}: give a dataset with __len__ and __getitem__")
         if not len(dataset):
             raise ValueError(f"{split} is a {kind} of length 0: give one with images")
-        self.dataset, self.labels, self.split = dataset, label_space(labels), split
+        self.dataset, self.labels, self.split, self.channels = dataset, label_space(labels), split, channels
         self._ids = SegmentationDataset((), self.labels, split)
         self.read(0)
 
@@ -44,11 +49,12 @@ class TorchSamples:
         """The number of the item: "train_00012"."""
         return f"{self.split}_{index:05d}"
 
-    def read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """The RGB image and its mask of class ids.
+    def read(self, index: int) -> tuple[Pixels, Image.Image]:
+        """The image, uint8 [H, W, C], and its mask of class ids.
 
         Raises:
-            ValueError: the dataset cannot read the item, or it is not a pair of image and mask of equal size.
+            ValueError: the dataset cannot read the item, it is not a pair of image and mask of equal size, or the image
+                has another number of channels.
         """
         where = f"item {index} of {self.split} ({type(self.dataset).__name__})"
         try:
@@ -57,13 +63,17 @@ class TorchSamples:
             raise ValueError(f"{where} cannot be read ({error}): repair or remove it") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise ValueError(f"{where} is a {type(item).__name__}: return a pair (image, mask)")
-        image = np.asarray(item[0].convert("RGB") if isinstance(item[0], Image.Image) else item[0])
-        raw = np.asarray(item[1])
-        is_pair = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.shape[:2] == raw.shape
-        if not is_pair or raw.dtype.kind not in "ui":
+        image, raw = np.asarray(item[0]), np.asarray(item[1])
+        if isinstance(item[0], Image.Image):
+            try:
+                image = read_image(item[0], self.channels)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        fits = image.ndim == 3 and image.shape == (*raw.shape, self.channels)
+        if not fits or image.dtype != np.uint8 or raw.dtype.kind not in "ui":
             raise ValueError(
                 f"{where} is an image {image.dtype} {list(image.shape)} and a mask {raw.dtype} {list(raw.shape)}: "
-                "return uint8 [H, W, 3] and whole numbers [H, W]"
+                f"return uint8 [H, W, {self.channels}] and whole numbers [H, W]"
             )
         classes = self._ids.classes_of(raw)
         if (wrong := raw[classes < 0]).size:
@@ -72,7 +82,7 @@ class TorchSamples:
                 f"to labels, or use {self.labels.ignore_index} to ignore these pixels"
             )
         stored = np.uint8 if max(self.labels.ignore_index, len(self.labels) - 1) < 256 else np.uint16
-        return Image.fromarray(image), Image.fromarray(classes.astype(stored))
+        return image, Image.fromarray(classes.astype(stored))
 
 
 def label_space(labels: LabelSpace | Sequence[str]) -> LabelSpace:

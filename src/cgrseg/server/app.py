@@ -20,9 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from cgrseg.inference.segmenter import Segmenter
-
-from .models import Opener
+from .models import Opener, rgb_segmenter
 from .observability import LOGGER, log_to_stderr
 from .routes import ServerConfig, make_app
 from .uploads import TimeoutProtocol
@@ -58,7 +56,7 @@ def serve(
     Raises:
         OSError, ValueError: the weights can't be read, or the address is in use.
     """
-    opener: Opener = partial(Segmenter, weights, device=device, short_side=short_side, bf16=bf16)
+    opener: Opener = partial(rgb_segmenter, weights, device=device, short_side=short_side, bf16=bf16)
     openers = {Path(weights).stem: opener}
     if config.workers == 1:
         segmenter = opener("auto")  # reports wrong weights before the address is opened

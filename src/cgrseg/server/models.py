@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +85,14 @@ class Models:
         if self._limits.network_pixels:
             return self._limits
         return replace(self._limits, network_pixels=affordable_pixels(segmenter, self._limits.seconds))
+
+
+def rgb_segmenter(weights: str | os.PathLike[str], runtime: Runtime = "auto", **options: Any) -> Segmenter:
+    """A `Segmenter`, or a ValueError if the model does not take RGB."""
+    segmenter = Segmenter(weights, runtime, **options)
+    if (channels := segmenter.preprocessing.channels) != 3:
+        raise ValueError(f"{weights} takes images of {channels} channels; this is for RGB: use cgrseg predict")
+    return segmenter
 
 
 def affordable_pixels(segmenter: Segmenter, seconds: float) -> int:

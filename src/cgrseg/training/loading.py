@@ -96,8 +96,9 @@ def batches_ahead(config: TrainConfig, *, classes: int) -> int | None:
     """
     if not config.workers or not SHARED_MEMORY.is_dir():
         return AHEAD if config.workers else None
+    channels = config.spec.get("in_channels", 3)
     cell = 4 * classes / STRIDE**2 if config.teacher else 0  # bytes per pixel of the teacher's probabilities
-    size = int(config.batch_size / (config.devices * config.nodes) * config.augment.crop**2 * (3 * 4 + 8 + cell))
+    size = int(config.batch_size / (config.devices * config.nodes) * config.augment.crop**2 * (4 * channels + 8 + cell))
     free = shutil.disk_usage(SHARED_MEMORY).free // config.devices
     ahead = (free // size - HELD) // config.workers
     if ahead < 1:

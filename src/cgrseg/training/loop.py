@@ -26,7 +26,7 @@ from .loading import batches_ahead, explain, load_batches
 from .optimization import rate
 from .progress import Callbacks, Clock, Progress, RunFailed, Step, Stopped, StopRequest, asked_to_stop
 from .scoring import Scoring
-from .setup import Data, Parts, make_data, make_fabric, make_parts, resolved
+from .setup import Data, Parts, make_data, make_fabric, make_parts
 from .step import reduced, train_step
 
 MOST_WARNINGS = 10
@@ -45,9 +45,9 @@ def run_training(
 
     Args:
         data: the splits of a dataset given in Python; None to open `config.data`.
-        config, resume, epochs, transform, callbacks: as in `cgrseg.train`.
+        config: with its model and precision resolved.
+        resume, epochs, transform, callbacks: as in `cgrseg.train`.
     """
-    config = resolved(config)
     data = replace(data or make_data(config), transform=transform)
     if config.batch == "auto":
         written = Path(config.out, CONFIG)

@@ -18,7 +18,7 @@ from .config import CONFIG, PYTHON, TrainConfig
 from .loop import run_training
 from .pictures import PICTURES
 from .progress import Callbacks, Step
-from .setup import Data
+from .setup import Data, resolved
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -80,7 +80,8 @@ def train(
             the run ends here. A run that ends early saves its state, scores its weights, and can be resumed.
         settings: fields of `TrainConfig` by name; `out` is required. `optim`, `loss` and `augment` are dicts of what
             differs from their defaults. `data` is a folder, or a dataset whose items are pairs of an image (uint8
-            [H, W, 3] or PIL) and a mask (whole numbers [H, W] or PIL): a `torch.utils.data.Dataset`, or a list.
+            [H, W, C] or PIL; C is 3 unless `spec` has in_channels) and a mask (whole numbers [H, W] or PIL): a
+            `torch.utils.data.Dataset`, or a list.
 
     Raises:
         FileNotFoundError, ValueError: the dataset or an option is wrong; nothing has been written then. Later:
@@ -100,16 +101,15 @@ def train(
     if epochs is not None and ("steps" in settings or not epochs > 0):
         raise ValueError(f"epochs is {epochs}: give a positive number, and no steps")
     dataset = settings.get("data")
-    datasets = None
-    if dataset is not None and not isinstance(dataset, str | os.PathLike):
-        datasets = _datasets(dataset, val, test, labels)
+    own = None if isinstance(dataset, str | os.PathLike) else dataset
+    if own is not None:
         settings["data"] = f"{PYTHON}{type(dataset).__name__}"
     elif any(given is not None for given in (val, test, labels)):
         raise ValueError("val, test and labels go with a dataset of your own as data: a folder has them itself")
     if transform is not None:
         check_transform(transform)
         settings["transform"] = getattr(transform, "__name__", type(transform).__name__)
-    chosen = _configuration(config, settings, resume=resume)
+    chosen = resolved(_configuration(config, settings, resume=resume))
     if chosen.transform is not None and transform is None:
         raise ValueError(
             f"{chosen.out} is a run with the Python function {chosen.transform} as transform: resume it with "
@@ -117,6 +117,8 @@ def train(
         )
     if transform is not None and chosen.teacher is not None:
         raise ValueError("transform and teacher exclude each other: the teacher's logits do not follow the transform")
+    channels = chosen.spec.get("in_channels", 3)
+    datasets = None if own is None else _datasets(own, val, test, labels, channels)
     chosen, card = run_training(
         chosen,
         resume=resume,
@@ -157,6 +159,7 @@ def _datasets(
     val: Dataset[Any] | None,
     test: Dataset[Any] | None,
     labels: LabelSpace | Sequence[str] | None,
+    channels: int,
 ) -> Data:
     """Raises ValueError if one is missing or has no pairs of image and mask."""
     if val is None or labels is None:
@@ -164,5 +167,5 @@ def _datasets(
         cure = "a dataset to score, such as a torch.utils.data.Subset" if val is None else "the class names"
         raise ValueError(f"{missing} is missing: with a dataset as data, give {missing}=, {cure}")
     splits = {"train": train, "val": val} | ({} if test is None else {"test": test})
-    samples = {name: TorchSamples(dataset, labels, name) for name, dataset in splits.items()}
+    samples = {name: TorchSamples(dataset, labels, name, channels=channels) for name, dataset in splits.items()}
     return Data(samples["train"], samples["val"], samples.get("test", samples["val"]))

@@ -20,9 +20,8 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from cgrseg.inference.network import SUFFIXES, Runtime, installed
-from cgrseg.inference.segmenter import Segmenter
 from cgrseg.server.app import Server, ServerConfig, listen, uvicorn_config
-from cgrseg.server.models import Models, Opener
+from cgrseg.server.models import Models, Opener, rgb_segmenter
 from cgrseg.server.observability import log_to_stderr
 from cgrseg.server.routes import make_app
 from cgrseg.server.uploads import Limits, RefusedError
@@ -75,7 +74,7 @@ def make_page(weights: Sequence[str], *, device: str = "auto", short_side: int |
         if not find_weights(name).exists():
             raise FileNotFoundError(f"{name} does not exist: check the path")
     openers: dict[str, Opener] = {
-        name: partial(Segmenter, path, device=device, short_side=short_side) for name, path in named.items()
+        name: partial(rgb_segmenter, path, device=device, short_side=short_side) for name, path in named.items()
     }
     first, opener = next(iter(openers.items()))
     segmenter = opener("auto")  # reports wrong weights before the address is opened
