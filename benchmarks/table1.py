@@ -5,8 +5,8 @@
 Runs `cgrseg benchmark cgrseg_t:openvino --compare MODEL:openvino MODEL:eager` for every model of the table, each in a
 process of its own, so that memory is free again and every model is measured in turn with the same base. Finished models
 are kept in --out: the same command continues a run that was stopped. Prints the table; --write stores the report beside
-this file (table1.json) and the table in docs/paper.md. `cgrseg tables --table 1 --speed benchmarks/table1.json` prints
-it again.
+this file (table1.json) and the table in docs/paper-speed.md. `cgrseg tables --table 1 --speed benchmarks/table1.json`
+prints it again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cgrseg.paper.order import read_timings, render
 from cgrseg.paper.published import published
 
 FOLDER = Path(__file__).parent
-PAGE = FOLDER.parent / "docs" / "paper.md"
+PAGE = FOLDER.parent / "docs" / "paper-speed.md"
 BEGIN, END = "<!-- speed: benchmarks/table1.py -->", "<!-- end of the speed -->"
 BASE = "cgrseg_t:openvino"
 MODELS = [str(row.ours["model"]) for row in published()[0].rows if row.ours is not None]
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/table1"))
-    parser.add_argument("--write", action="store_true", help="write benchmarks/table1.json and docs/paper.md")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/table1.json and docs/paper-speed.md")
     options = parser.parse_args(arguments)
     reports = []
     for number, model in enumerate(options.models, 1):
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     path = FOLDER / "table1.json" if options.write else options.out / "table1.json"
     report = merge(reports)
     write_report(report, path)
-    text = f"{summary(report)}\n\n{render(published()[0], read_timings(path), 'md').replace('## ', '### ', 1)}"
+    text = f"{summary(report)}\n\n{render(published()[0], read_timings(path), 'md')}"
     print(text, end="")
     if options.write:
         replace_between(PAGE, BEGIN, END, text)

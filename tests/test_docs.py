@@ -58,7 +58,7 @@ def test_the_paper_page_lists_every_model_that_is_compared() -> None:
 
 
 def test_the_paper_page_has_the_verdicts_of_the_stored_scores() -> None:
-    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "paper-claims.md").read_text(encoding="utf-8")
     rows = csv.DictReader((ROOT / "benchmarks" / "study-camvid-small.csv").read_text(encoding="utf-8").splitlines())
     scores = {(row["arm"], int(row["seed"])): float(row["miou"]) for row in rows}
     study = read_study(ROOT / "recipes" / "studies" / "camvid-small.yaml")
@@ -113,7 +113,7 @@ def test_the_python_pages_document_the_public_names_and_list_them() -> None:
 
 def test_figures_with_their_date_are_on_the_benchmarks_page_only() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    cards = {"benchmark.md", "weights.md", "paper.md", "train.md"}  # of weights, of a study, of an example
+    cards = {"benchmark.md", "weights.md", "paper-claims.md", "train.md"}  # of weights, of a study, of an example
     dated = {page.name for page in pages if re.search(r"\b20\d\d-\d\d-\d\d\b", page.read_text(encoding="utf-8"))}
     assert "benchmark.md" in dated and dated <= cards
 

@@ -15,7 +15,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TALLEST = 6000  # pixels at a width of 1280
-LONG = {"paper.html"}
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("material", reason="needs the extra docs")
@@ -80,9 +79,8 @@ def test_no_page_is_too_long_or_wider_than_a_phone(site: Path, browser: Any) -> 
     (site / "404.html").unlink(missing_ok=True)  # has styles only on a server
     for path in sorted(site.rglob("*.html")):
         wide.goto(path.as_uri())
-        if path.relative_to(site).as_posix() not in LONG:
-            height = wide.evaluate("document.documentElement.scrollHeight")
-            assert height <= TALLEST, f"{path.name}: {height} pixels"
+        height = wide.evaluate("document.documentElement.scrollHeight")
+        assert height <= TALLEST, f"{path.name}: {height} pixels"
         phone.goto(path.as_uri())
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390, path.name
 
