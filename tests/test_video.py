@@ -207,6 +207,26 @@ def test_time_stamps_that_jump_back_continue_after_the_last_one(segmenter: Segme
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < Fraction(1, 10)
 
 
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8"])
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile 'other.mp4'\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\nother.mp4\n"]
+)
+def test_a_playlist_that_names_another_video_is_not_read(
+    segmenter: Segmenter, tmp_path: Path, name: str, text: str
+) -> None:
+    draw_clip(tmp_path / "other.mp4")
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{name} is not a video that can be read"):
+        list(segment_video(segmenter, tmp_path / name, outputs(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.avi", "a.mpg", "a.ts", "a.wmv"])
+def test_usual_containers_are_read(segmenter: Segmenter, tmp_path: Path, name: str) -> None:
+    codec = {"a.mpg": "mpeg2video", "a.wmv": "wmv2", "a.avi": "mpeg4"}.get(name, "libx264")
+    path = noise_clip(tmp_path / name, 8, codec)
+    assert sum(segment_video(segmenter, path, outputs(tmp_path))) == 8
+
+
 def test_an_error_of_the_output_is_not_blamed_on_the_video(segmenter: Segmenter, tmp_path: Path) -> None:
     from test_file_faults import disk_of
 

@@ -23,10 +23,11 @@ from .result import Segmentation
 from .segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from av.container import OutputContainer
+    from av.container import InputContainer, OutputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+CONTAINERS = "mov,matroska,webm,avi,asf,mpeg,mpegts,mpegvideo"  # FFmpeg's names; "mov" is also MP4, "asf" WMV
 X264 = {"crf": "20", "preset": "veryfast"}
 BT709 = 1  # the colour matrix that players expect, and its code in the stream
 MISSING = 0.5, 0.02  # seconds, or share of the duration, that may be missing
@@ -38,6 +39,17 @@ def require_pyav() -> None:
         import av  # noqa: F401
     except ImportError as error:
         raise ValueError('videos need PyAV: pip install "cgrseg[video]"') from error
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a video. Playlists, which name other files or addresses, are not read, whatever the file is called.
+
+    Raises:
+        av.FFmpegError: it is not a video of a known container, or cannot be read.
+    """
+    import av
+
+    return av.open(str(path), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
 
 
 def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path], *, batch: int = 1) -> Iterator[int]:
@@ -101,7 +113,7 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
 
     end = Fraction(0)
     try:
-        with av.open(str(path)) as source:
+        with open_video(path) as source:
             if not source.streams.video:
                 return
             stream = source.streams.video[0]

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from cgrseg.inference.network import Runtime
 from cgrseg.inference.predictor import Predictor
 from cgrseg.inference.segmenter import Segmenter
-from cgrseg.inference.video import segment_video
+from cgrseg.inference.video import open_video, segment_video
 from cgrseg.server.batching import Batcher
 from cgrseg.server.uploads import RefusedError
 
@@ -113,9 +113,7 @@ def _line(content: dict[str, Any]) -> bytes:
 def _frames(path: Path) -> int:
     """The number of frames according to the file; 0 if it has none or is not a video."""
     try:
-        import av
-
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             return int(container.streams.video[0].frames) if container.streams.video else 0
     except (ImportError, OSError, ValueError):  # segment_video reports the error
         return 0
