@@ -153,6 +153,20 @@ def test_a_frozen_encoder_keeps_its_weights(squares: Path, tmp_path: Path) -> No
     assert not torch.equal(before.head.classifier.weight, after.head.classifier.weight)
 
 
+def test_frozen_norms_keep_the_statistics_of_the_initial_weights(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(squares, tmp_path / "first", "--steps", "1") == 0
+    first = str(tmp_path / "first" / "last.safetensors")
+    assert train(squares, tmp_path / "second", "--init", first, "--freeze", "norm", "--val_every", "1") == 0
+    before, after = (cgrseg.load(path).state_dict() for path in (first, tmp_path / "second" / "last.safetensors"))
+    kept = {key for key in before if torch.equal(before[key], after[key])}
+    statistics = {key for key in before if key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert kept - {"head.gate.conv_mask.bias"} == statistics  # a bias before a softmax has no gradient
+    assert train(squares, tmp_path / "third", "--freeze", "norm") == 2
+    assert "freeze norm keeps the statistics of initial weights: give --init" in capsys.readouterr().err
+
+
 def test_a_step_without_a_finite_gradient_changes_nothing_and_ten_in_a_row_stop_the_run(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

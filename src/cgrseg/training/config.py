@@ -106,7 +106,8 @@ class TrainConfig:
         spec: any other field of the model's spec, such as `bias_mode: official`.
         init: initial weights: a weights file or bundled name, a released checkpoint, a state dict, ImageNet weights of
             the encoder, or "imagenet"; a classifier with another number of classes starts fresh.
-        freeze: "encoder" trains only the other parts.
+        freeze: "encoder" trains only the other parts. "norm" keeps the means and variances of the BatchNorms that
+            `init` fills, and uses them in training: for small batches, whose own statistics are noisy.
         steps: optimizer steps; more than before extend a run that is resumed.
         batch: crops per step, over all processes. "auto" is the most that fit on the GPU, found by trying; 16 on a CPU.
         accumulate: number of passes per step, to save memory.
@@ -139,7 +140,7 @@ class TrainConfig:
     model: str = "auto"
     spec: dict[str, Any] = field(default_factory=dict)
     init: str | None = None
-    freeze: Literal["none", "encoder"] = "none"
+    freeze: Literal["none", "encoder", "norm"] = "none"
     steps: int = 4000
     batch: int | Literal["auto"] = 16
     accumulate: int = 1
@@ -178,6 +179,8 @@ class TrainConfig:
                 f"batch {self.batch} cannot be split over {world} processes x {self.accumulate} passes: "
                 "choose a multiple"
             )
+        if self.freeze == "norm" and self.init is None:
+            raise ValueError("freeze norm keeps the statistics of initial weights: give --init")
         if share * world == 1 and self.augment.crop <= 64:
             raise ValueError(f"a batch of one crop of {self.augment.crop} gives BatchNorm a single value: use batch 2")
         if self.precision == "fp16" and self.device == "cpu":

@@ -210,8 +210,10 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
     torch.manual_seed(config.seed)
     labels = data.train.labels
     network = create_model(config.model, num_classes=len(labels), **config.spec)
+    filled: tuple[str, ...] = ()
     if config.init is not None:
         report = start_from(network, config.init)
+        filled = report.loaded
         fabric.print(printable(f"started from {config.init}: {report}"))
     resize_to = config.augment.resize_to
     sides = (None, 2048) if resize_to is None else (min(resize_to), max(resize_to))
@@ -226,6 +228,9 @@ def make_parts(config: TrainConfig, data: Data, fabric: Fabric) -> Parts:
     network = network.to(fabric.device).train()
     if config.freeze == "encoder":
         network.encoder.requires_grad_(False).eval()  # including its running statistics
+    for name, module in network.named_modules() if config.freeze == "norm" else ():
+        if f"{name}.running_mean" in filled:
+            module.eval()
     if config.precision == "fp64":
         network = network.double()
     average = None if config.optim.ema is None else moving_average(network, config.optim.ema)
