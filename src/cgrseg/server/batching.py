@@ -111,7 +111,6 @@ class Batcher:
         self.seconds = 0.1  # per photo, averaged over the last few batches
         self._note_batch = note_batch
         self._threads, self._parallel = torch.get_num_threads(), parallel_images(segmenter)
-        segmenter.predictor.network.set_streams(self._parallel)
         self._headers = Pool(HEADER_THREADS, "headers")
         self._photos = Pool(min(max(os.cpu_count() or 1, 2), 16), "photos")
         self._network = Pool(self._parallel, "network")
