@@ -347,7 +347,9 @@ def test_a_damaged_end_record_is_a_damaged_file(good_files: list[bytes], tmp_pat
     cut=st.one_of(st.none(), st.floats(0, 1)),
     flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=4),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=1000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_damaged_checkpoints_never_raise_anything_but_a_value_error(
     good_files: list[bytes],
     tmp_path: Path,

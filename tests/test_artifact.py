@@ -322,7 +322,9 @@ def test_a_description_that_is_no_json_is_refused(tmp_path: Path) -> None:
     flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=3),
     header=st.booleans(),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_a_damaged_file_never_raises_anything_but_a_value_error(
     tiny_file: Path, tmp_path: Path, cut: float | None, flips: list[tuple[float, int]], header: bool
 ) -> None:

@@ -76,7 +76,7 @@ def resize_everything(photo: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(33, 200), st.integers(33, 200), st.floats(0.3, 3.5), st.integers(16, 96), st.integers(0, 10**6))
 def test_crop_first_equals_resize_everything_then_crop(
     height: int, width: int, scale: float, crop: int, seed: int
@@ -129,7 +129,7 @@ def test_a_photo_at_its_own_size_is_cut_out_unchanged() -> None:
     assert (crop_photo(photo, (90, 120), (13, 29, 40, 50)).numpy() == photo[13:53, 29:79].transpose(2, 0, 1)).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 150), st.integers(1, 150))
 def test_masks_are_never_interpolated_and_stay_where_the_photo_is(h: int, w: int, to_h: int, to_w: int) -> None:
     mask = np.random.default_rng(h * w).choice([0, 7, 200, 255], (h, w)).astype(np.uint8)

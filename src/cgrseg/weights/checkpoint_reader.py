@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cgrseg._text import printable
 from cgrseg.images.files import utf8_path
 
 from .artifact import Pathlike, file_kind
@@ -86,14 +87,15 @@ def check_archive(name: str) -> None:
             could expand to many times the memory.
     """
     try:
-        if not zipfile.is_zipfile(name):  # itself raises BadZipFile for some damaged end records
+        if not zipfile.is_zipfile(name):
             return
         with zipfile.ZipFile(name) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            if packed:
-                raise ValueError(f"{name} has a compressed entry ({packed[0]}), unlike files of torch.save: refused")
-            wrong = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:  # odd flags in damaged headers
-        raise ValueError(f"{name} is damaged ({error}): copy or download it again") from error
+            wrong = None if packed else archive.testzip()
+    except Exception as error:  # damaged headers raise BadZipFile, EOFError, struct.error and others
+        reason = printable(str(error)) or type(error).__name__
+        raise ValueError(f"{name} is damaged ({reason}): copy or download it again") from error
+    if packed:
+        raise ValueError(f"{name} has a compressed entry ({printable(packed[0])}), unlike files of torch.save: refused")
     if wrong is not None:
-        raise ValueError(f"{name} is damaged (the checksum of {wrong} is wrong): copy or download it again")
+        raise ValueError(f"{name} is damaged (the checksum of {printable(wrong)} is wrong): copy or download it again")
