@@ -136,7 +136,14 @@ def test_a_killed_data_loading_process_is_one_line(
 
     monkeypatch.setattr(loop, "train_step", kill)
     assert train(squares, tmp_path / "run", workers=1, steps=50) == 2
-    assert "a data loading process was killed (Killed)" in (line := last_line(capsys)) and "--workers 0" in line
+    line = last_line(capsys)
+    assert "a data loading process was ended from outside" in line and "--workers 0" in line
+
+
+@pytest.mark.parametrize("how", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])
+def test_both_messages_of_pytorch_for_an_ended_process_give_the_same_line(how: str) -> None:
+    line = str(loading.explain(RuntimeError(f"DataLoader worker {how}")))
+    assert line.startswith("a data loading process was ended from outside") and line.endswith("continue with --resume")
 
 
 def test_an_error_in_a_data_loading_process_is_one_line(

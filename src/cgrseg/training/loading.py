@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -133,11 +132,10 @@ def explain(error: Exception) -> Exception | None:
             f"{SHARED_MEMORY}, through which data loading processes pass batches, is full: use --workers 0, or in "
             "Docker --shm-size 1g; continue with --resume"
         )
-    if killed := re.search(r"killed by signal: ([\w ]+)|exited unexpectedly", text):
-        how = f"was killed ({killed[1].strip()})" if killed[1] else "has ended"
+    if "killed by signal" in text or "exited unexpectedly" in text:  # which of the two is a matter of timing
         return MemoryError(
-            f"a data loading process {how}, often for lack of memory: use fewer --workers, or --workers 0; "
-            "continue with --resume"
+            "a data loading process was ended from outside, often for lack of memory: use fewer --workers, or "
+            "--workers 0; continue with --resume"
         )
     if text.startswith("Caught ") and isinstance(error, OSError | ValueError | MemoryError):
         return type(error)(text.strip().splitlines()[-1].partition(": ")[2])
