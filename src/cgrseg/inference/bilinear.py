@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -85,7 +86,7 @@ def resized(logits: Tensor, size: Size, *, input_size: Size | None = None, valid
     return Resized((batch, classes, height, width), size, lambda rows: logits[:, :, rows].float(), lines, horizontal)
 
 
-def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | None) -> list[list[Size]]:
+def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | None) -> list[tuple[Size, ...]]:
     """The resizes of the vertical and of the horizontal axis, each as [(source length, target length), ...]."""
     if logits.ndim not in (3, 4) or 0 in logits.shape[-3:] or not logits.is_floating_point():
         raise ValueError(
@@ -102,7 +103,7 @@ def steps(logits: Tensor, size: Size, input_size: Size | None, valid: Size | Non
         if here[0] > input_size[0] or here[1] > input_size[1]:
             raise ValueError(f"valid={tuple(here)} does not fit into input_size={tuple(input_size)}")
     resizes.append((here, size))
-    return [[(taken[axis], made[axis]) for taken, made in resizes] for axis in (0, 1)]
+    return [tuple((taken[axis], made[axis]) for taken, made in resizes) for axis in (0, 1)]
 
 
 def _taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -120,7 +121,8 @@ def _taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tenso
     return torch.where(weight > 0, index, used[:, None]), weight
 
 
-def blocks(length: int, steps: list[Size], device: torch.device, longest: int = LONGEST_BLOCK) -> Blocks:
+@lru_cache(maxsize=64)  # images of a folder often have the same size
+def blocks(length: int, steps: tuple[Size, ...], device: torch.device, longest: int = LONGEST_BLOCK) -> Blocks:
     """Divide one axis of the result into blocks that read no more source positions than a single pixel may."""
     index, weight = torch.arange(length)[:, None], torch.ones(length, 1)
     for taken, made in steps:
@@ -191,7 +193,7 @@ def blended(windows: Sequence[Window], input_size: Size, *, valid: Size, size: S
             total[:, :, start - rows.start : stop - rows.start, window.left : window.left + wide] += part
         return total.div_(row_sums[rows, None] * column_sums)
 
-    lines = blocks(height, [(valid[0], size[0])], device, longest=1)
+    lines = blocks(height, ((valid[0], size[0]),), device, longest=1)
     return Resized((batch, classes, height, width), size, read, lines, [(valid[1], size[1])])
 
 

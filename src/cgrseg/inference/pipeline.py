@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +31,7 @@ FAILURES = (OSError, ValueError, MemoryError)
 
 Job = tuple[Source, Mapping[str, Path]]  # an image or video, and the outputs to write: kind -> path
 Outcome = tuple[int, str | None]  # images done since the last one, and the error of one, if any
+NAMED = ("overlay", "outline")  # outputs with the names of regions
 MOST_PARALLEL = 8  # images in the network at the same time: memory grows with them
 
 
@@ -109,6 +111,8 @@ def _segment_images(
     writing: deque[tuple[Source, Future[None]]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     with pool, _networks(segmenter) as (networks, parallel):
+        if any(kind in NAMED for _, outputs in jobs for kind in outputs):
+            pool.submit(import_module, "scipy.ndimage")  # takes a fifth of a second, while the network is compiled
         photos = _read_ahead(segmenter, jobs, pool, depth=workers + 2 * batch * parallel, failed=failed)
         for group, results in _run_ahead(segmenter, batches(photos, batch), networks, parallel, failed):
             for job, result in zip(group, results, strict=True):
