@@ -198,6 +198,40 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize("fault", ["weights", "empty folder", "class", "device"])
+def test_a_command_that_is_refused_leaves_no_output_folder(tmp_path: Path, weights: Path, fault: str) -> None:
+    photo = photo_file(tmp_path / "a.jpg")
+    (tmp_path / "empty").mkdir()
+    source = tmp_path / "empty" if fault == "empty folder" else photo
+    given = "none-such" if fault == "weights" else str(weights)
+    words = ["predict", str(source), "--weights", given, "--out", str(tmp_path / "new" / "out")]
+    words += {"class": ["--save", "cutout", "--classes", "dragon"], "device": ["--device", "tpu"]}.get(fault, [])
+    assert main(words) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_source_named_as_the_output_folder_is_refused_as_such(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photo_file(tmp_path / "a.jpg")
+    assert main(["predict", str(tmp_path), "--weights", str(weights), "--out", str(photo)]) == 2
+    assert capsys.readouterr().err == f"cgrseg: --out {photo} is a file: name a folder\n"
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_a_folder_in_place_of_weights_says_which_file_to_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: bool
+) -> None:
+    photo, folder = photo_file(tmp_path / "a.jpg"), tmp_path / "runs"
+    folder.mkdir()
+    if run:
+        (folder / "best.safetensors").touch()
+    assert main(["predict", str(photo), "--weights", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cgrseg: {folder} is ") and error.count("\n") == 1
+    assert (str(folder / "best.safetensors") if run else "name a .safetensors file") in error
+
+
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_an_output_that_would_overwrite_an_input_is_refused(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], resume: list[str]
@@ -228,5 +262,5 @@ def test_a_file_that_fails_is_named_without_control_characters_and_the_others_ar
     assert main([*words, "--save", "mask", "confidence"]) == 1
     output = capsys.readouterr()
     assert "failed: " in output.err and r"b\x1b[31m.jpg" in output.err and "\x1b" not in output.err
-    assert output.out.startswith("1 images in ")
+    assert output.out.startswith("1 image in ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.confidence.png", "a.mask.png"]

@@ -104,7 +104,7 @@ def test_predict_on_ray_writes_the_masks_of_predict_and_resumes(
     (tmp_path / "there" / "a.mask.png").unlink()  # would come back if its photo were labelled again
     capsys.readouterr()
     assert main(["predict", *on_ray, "--resume"]) == 0
-    assert "1 images" in capsys.readouterr().out
+    assert "1 image " in capsys.readouterr().out
     assert set(contents(tmp_path / "there")) == {*expected, "new.mask.png", "new.confidence.png"} - {"a.mask.png"}
 
 

@@ -43,26 +43,48 @@ def check_weights(*weights: str | None) -> None:
 
     Raises:
         FileNotFoundError: a path that ends like a weights file does not exist.
+        IsADirectoryError: a path is the folder of a run, or a folder without weights.
     """
     for path in map(Path, filter(None, weights)):
+        if (path / "best.safetensors").is_file():
+            raise IsADirectoryError(f"{path} is the folder of a run: name a file in it, {path / 'best.safetensors'}")
+        if path.is_dir() and not any(file.suffix in WEIGHTS_SUFFIXES for file in path.iterdir()):
+            raise IsADirectoryError(f"{path} is a folder without weights: name a .safetensors file")
         if path.suffix in WEIGHTS_SUFFIXES and not str(path).startswith("hf:") and not path.exists():
             raise FileNotFoundError(f"no weights file {path}: check the path")
 
 
+def check_folder(out: Path) -> None:
+    """Test that files can be written to the output folder, before any work is done. Nothing is made.
+
+    Raises:
+        OSError: it is a file, or files can't be written to it, or to the nearest folder above it that exists.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file: name a folder")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
 def make_folder(out: Path) -> None:
-    """Make the output folder and test that files can be written to it, before any work is done.
+    """Make the output folder after `check_folder`.
 
     Raises:
         OSError: it can't be made or written to.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file: name a folder")
+    check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
     except OSError as error:
-        raise OSError(f"--out {out} can't be written to ({error.strerror}): name another folder") from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> OSError:
+    return OSError(f"--out {out} can't be written to ({error.strerror}): name another folder")
 
 
 def check_same_classes(ours: LabelSpace, theirs: LabelSpace, *, weights: str, data: Path) -> None:

@@ -13,7 +13,7 @@ from cyclopts.types import PositiveInt
 from cgrseg._text import printable, table
 from cgrseg.inference.modes import Mode
 
-from ._common import Weights, check_weights, make_folder, parse_size, split_commas
+from ._common import Weights, check_folder, check_weights, parse_size, split_commas
 
 if TYPE_CHECKING:
     from cgrseg.description import Description
@@ -96,12 +96,12 @@ def predict(
 
     _check_kinds(kinds, more=tuple(FOLDER_OUTPUTS))
 
+    check_folder(Path(out))
     found = find_sources(sources, out=Path(out), on_skipped=_say)
     videos = [source for source in found if source.is_video]
     if videos and "overlay" not in kinds:
         raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
     jobs: list[Job] = [(source, source.outputs(kinds)) for source in found]
-    make_folder(Path(out))
 
     from cgrseg._process import busy
     from cgrseg._progress import progress_bar
@@ -146,7 +146,8 @@ def _report(images: int, seconds: float, problems: list[str], where: str) -> int
     for problem in problems:
         print(f"failed: {printable(problem)}", file=sys.stderr)
     seconds = max(seconds, 1e-9)
-    print(printable(f"{images} images in {seconds:.1f} s ({images / seconds:.1f} images/s) -> {where}"))
+    count = f"{images} image{'s' * (images != 1)}"
+    print(printable(f"{count} in {seconds:.1f} s ({images / seconds:.1f} images/s) -> {where}"))
     return 1 if problems else 0
 
 
