@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -472,6 +473,17 @@ def test_the_short_side_works_with_keys(page: Any) -> None:
 
 
 # Keyboard, phones, accessibility.
+
+
+def test_a_photo_above_the_limit_is_labelled_with_the_largest_input_below_it_and_the_page_says_so(
+    browser: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cgrseg.web.LIMITS", replace(LIMITS, network_pixels=64 * 96))
+    with served([WEIGHTS]) as address, opened(browser, address) as page:
+        upload(page, PHOTO)
+        assert "network input 64 x 75, reduced to the limit of this page" in page.inner_text("#facts")
+        mask = np.asarray(Image.open(export(page, "mask", tmp_path)))
+    np.testing.assert_array_equal(mask, Segmenter(WEIGHTS, device="cpu", short_side=64)(PHOTO).labels)
 
 
 def test_everything_works_by_keyboard_with_visible_focus_and_results_are_announced(page: Any) -> None:

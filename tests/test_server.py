@@ -421,6 +421,7 @@ REFUSED: dict[str, tuple[bytes, dict[str, str], str, int]] = {
     "broken form": (b"--xyz\r\nrubbish", {"content-type": form()[1]}, "", 400),
     "unknown output": (GOOD, {}, "?output=poem", 422),
     "negative side": (GOOD, {}, "?short_side=-1", 422),
+    "mistyped parameter": (GOOD, {}, "?outptu=overlay", 422),
     "side in words": (GOOD, {}, "?short_side=huge", 422),
 }
 
@@ -435,6 +436,22 @@ def test_invalid_requests_are_refused_in_one_line(what: str, server: Client, mon
     detail = json.loads(content)["detail"]
     assert detail and "\n" not in detail and "Traceback" not in detail
     assert got["content-type"] == "application/json"
+
+
+def test_a_refusal_for_its_size_names_the_largest_short_side_that_is_accepted(server: Client) -> None:
+    photo = encoded(draw(3, (250, 200)))
+    status, headers, content = server.segment(photo, "?short_side=0")
+    side = int(headers["x-short-side"])
+    assert status == 413 and f"send short_side={side} or less" in json.loads(content)["detail"]
+    assert server.segment(photo, f"?short_side={side}")[0] == 200
+    assert server.segment(photo, f"?short_side={side + 1}")[0] == 413
+    strip = server.segment(encoded(np.zeros((1, 2000, 3), np.uint8)))
+    assert "x-short-side" not in strip[1] and b"crop the photo" in strip[2]
+
+
+def test_what_curl_sends_without_a_type_is_named_with_the_option_that_helps(server: Client) -> None:
+    content = server.ask("/v1/segment", GOOD, {"content-type": "application/x-www-form-urlencoded"})[2]
+    assert b"x-www-form-urlencoded" in content and b"-H 'Content-Type: image/jpeg'" in content
 
 
 def test_a_stream_without_length_is_cut_at_the_limit(server: Client) -> None:

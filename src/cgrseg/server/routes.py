@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from inspect import signature
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -27,7 +28,7 @@ from .batching import PendingPhoto
 from .models import Models, Opener
 from .observability import Metrics, RequestMiddleware
 from .responses import Output, encode_result
-from .uploads import BodyReader, Limits, RefusedError, photo_in
+from .uploads import LARGEST_SHORT_SIDE, BodyReader, Limits, RefusedError, photo_in
 
 T = TypeVar("T")
 BEARER = HTTPBearer(auto_error=False)
@@ -125,7 +126,7 @@ async def segment(
     output: Annotated[Output, Query(description="a picture, shares, or polygons")] = "mask",
     short_side: Annotated[
         int | None,
-        Query(ge=0, le=4096, description="shorter side of the network's input; 0: the photo's own"),
+        Query(ge=0, le=LARGEST_SHORT_SIDE, description="shorter side of the network's input; 0: the photo's own"),
     ] = None,
     confidence: Annotated[bool, Query(description="add the mean confidence (pictures: in X-Confidence)")] = False,
     threshold: Annotated[float, Query(ge=0, le=1, description="pixels of a lower confidence are unknown")] = 0.0,
@@ -137,6 +138,7 @@ async def segment(
     runtime: Annotated[Runtime | None, Query(description="one of those in /v1/model; default: the first")] = None,
 ) -> Response:
     """Label one photo, sent as the body or as the one file of a form. The result has the photo's own size."""
+    _refuse_unknown(request)
     bodies: BodyReader = request.app.state.bodies
     batcher = await request.app.state.models.batcher(weights, runtime)
     batcher.require_room()  # before the body is read
@@ -171,6 +173,14 @@ async def segment(
         return await _while_connected(request, label())
     finally:
         bodies.release(request, held)
+
+
+def _refuse_unknown(request: Request) -> None:
+    """A mistyped parameter would be ignored, and the answer would be another than the one that was asked for."""
+    known = [name for name in signature(segment).parameters if name != "request"]
+    for name in request.query_params:
+        if name not in known:
+            raise RefusedError(422, f"{name[:100]!r} is not a parameter: choose from {', '.join(known)}")
 
 
 def _output_options(
@@ -257,6 +267,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.short_side is not None:
+        headers["X-Short-Side"] = str(error.short_side)
     return JSONResponse({"detail": error.message}, error.status, headers)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import h11
 from starlette.datastructures import UploadFile
@@ -19,6 +20,7 @@ from cgrseg.preprocessing import Preprocessing, Size
 from .containers import FORMATS, ContainerError, clean_image
 
 NAME = "the photo"  # uploaded file names are neither logged nor repeated
+LARGEST_SHORT_SIDE = 4096  # of a request
 FORM_OVERHEAD = 2**14  # bytes of boundaries and part headers
 MAX_HELD = 8  # bodies of the largest size in memory at once
 
@@ -57,11 +59,20 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """A request without a label map: the HTTP status, one line that says why, and seconds until a retry makes sense."""
+    """A request without a label map.
 
-    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+    Args:
+        status: the HTTP status.
+        message: one line that says why.
+        retry_after: seconds until a retry makes sense.
+        short_side: the largest one with which the photo would be accepted.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, retry_after: int | None = None, short_side: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.retry_after = status, message, retry_after
+        self.status, self.message, self.retry_after, self.short_side = status, message, retry_after, short_side
 
 
 def check_photo(data: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[bytes, Size, Size]:
@@ -88,14 +99,28 @@ def check_photo(data: bytes, preprocessing: Preprocessing, limits: Limits) -> tu
         raise RefusedError(422, f"{NAME} has no pixels: export it again")
     if size[0] * size[1] > limits.pixels:
         raise RefusedError(413, f"{NAME} has {size[0] * size[1]} pixels, the limit is {limits.pixels}: make it smaller")
-    padded = preprocessing.padded_size(preprocessing.resized_size(size))
+    padded = _network_input(preprocessing, size)
     if padded[0] * padded[1] > limits.network_pixels:
-        raise RefusedError(
-            413,
-            f"the network's input would have {padded[1]} x {padded[0]} pixels, the limit is {limits.network_pixels}: "
-            "send a smaller short_side, or crop the photo",
-        )
+        fitting = _largest_short_side(preprocessing, size, limits.network_pixels)
+        cure = f"send short_side={fitting} or less, or crop the photo" if fitting else "crop the photo"
+        height, width = padded
+        message = f"the network's input would have {width} x {height} pixels, the limit is {limits.network_pixels}"
+        raise RefusedError(413, f"{message}: {cure}", short_side=fitting or None)
     return data, size, padded
+
+
+def _network_input(preprocessing: Preprocessing, size: Size) -> Size:
+    return preprocessing.padded_size(preprocessing.resized_size(size))
+
+
+def _largest_short_side(preprocessing: Preprocessing, size: Size, limit: int) -> int:
+    """The largest short side whose padded input has at most `limit` pixels; 0 if there is none."""
+
+    def pixels(short_side: int) -> int:
+        height, width = _network_input(replace(preprocessing, short_side=short_side), size)
+        return height * width
+
+    return bisect_right(range(1, LARGEST_SHORT_SIDE + 1), limit, key=pixels)
 
 
 class BodyReader:
@@ -170,7 +195,11 @@ async def photo_in(request: Request, body: bytes, limits: Limits) -> bytes:
     if media_type == "multipart/form-data":
         body = await _file_of_form(request, body)
     elif not media_type.startswith("image/") and media_type != "application/octet-stream":
-        raise RefusedError(415, "send a photo as image/* or application/octet-stream, or a form with one file")
+        raise RefusedError(
+            415,
+            f"the body has the type {media_type[:100]}: send a photo as image/* or application/octet-stream (curl: -H "
+            "'Content-Type: image/jpeg'), or a form with one file",
+        )
     if len(body) > limits.bytes:
         raise RefusedError(413, f"the photo has {len(body)} bytes, the limit is {limits.bytes}")
     if not body:

@@ -1,6 +1,6 @@
 // Requests to the server. Photos are sent without their names, except into the files that contain one.
 
-// Posts a photo or video; throws an Error with one line if the server refuses.
+// Posts a photo or video; throws an Error with one line if the server refuses, and the shortSide it would accept.
 export async function ask(path, body, options, signal) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(options))
@@ -14,7 +14,8 @@ export async function ask(path, body, options, signal) {
   }
   if (response.ok) return response;
   const { detail } = await response.json().catch(() => ({}));
-  throw new Error(detail || `the server answered ${response.status}`);
+  const shortSide = response.headers.get("X-Short-Side");
+  throw Object.assign(new Error(detail || `the server answered ${response.status}`), { shortSide });
 }
 
 export function download(blob, name) {

@@ -28,6 +28,7 @@ const fresh = (photo) => photo?.key === key() && Boolean(photo.answer);
 // Adds its answer to a photo.
 async function label(photo, signal) {
   const start = performance.now(), asked = { settings: settings(), key: key() }, compared = find("compare").value;
+  const wanted = asked.settings.short_side;
   const [other] = compared ? await answer(photo, { ...asked.settings, weights: compared }, signal) : [];
   const [found, response] = await answer(photo, asked.settings, signal);
   const facts = {
@@ -35,12 +36,20 @@ async function label(photo, signal) {
     runtime: response.headers.get("X-Runtime"),
     network_input: response.headers.get("X-Network-Input").split("x").map(Number),
     seconds: Number(((performance.now() - start) / 1000).toFixed(3)),
+    reduced: asked.settings.short_side !== wanted,
   };
   Object.assign(photo, asked, { answer: found, other, facts, confidence: null });
 }
 
+// The answer to a request. A photo above the server's limit is sent with the largest short side below it, which
+// `options` then has.
 async function answer(photo, options, signal) {
-  const response = await ask("v1/segment", photo.blob, { ...options, output: "rle" }, signal);
+  const send = () => ask("v1/segment", photo.blob, { ...options, output: "rle" }, signal);
+  const response = await send().catch((error) => {
+    if (!error.shortSide) throw error;
+    options.short_side = error.shortSide;
+    return send();
+  });
   return [await response.json(), response];
 }
 
@@ -95,8 +104,9 @@ function draw(announce = false) {
 
 function drawFacts(photo) {
   if (!photo) return (find("facts").textContent = "");
-  const { width, height } = photo.answer, { network_input: inside, seconds } = photo.facts;
-  find("facts").textContent = `${width} x ${height} pixels, network input ${inside.join(" x ")}, ${seconds.toFixed(2)} s`;
+  const { width, height } = photo.answer, { network_input: inside, seconds, reduced } = photo.facts;
+  const input = `network input ${inside.join(" x ")}${reduced ? ", reduced to the limit of this page" : ""}`;
+  find("facts").textContent = `${width} x ${height} pixels, ${input}, ${seconds.toFixed(2)} s`;
 }
 
 async function addConfidence(photo) {
