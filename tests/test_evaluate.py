@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -274,6 +275,20 @@ def test_class_names_of_any_kind_are_drawn_as_they_are(names: tuple[str, str], t
     for figure in (confusion_figure(confusion, labels), classes_figure(confusion, labels)):
         figure.savefig(tmp_path / "picture.png")
         assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == set(names)
+
+
+def test_a_name_that_dejavu_lacks_is_drawn_in_a_font_of_the_system_or_as_the_number_of_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors, so a missing letter fails."""
+    stix = Path(matplotlib.get_data_path(), "fonts/ttf/STIXGeneral.ttf")
+    monkeypatch.setattr("cgrseg.images.text._system_fonts", lambda: [stix])
+    labels = LabelSpace(names=("sky", "\u1d81rea", "\uf8d0"), colors=((0, 0, 0), (9, 9, 9), (99, 9, 9)))
+    confusion = ConfusionMatrix(3)
+    confusion.counts += 1
+    for figure in (confusion_figure(confusion, labels), classes_figure(confusion, labels)):
+        figure.savefig(tmp_path / "picture.png")
+        assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {"sky", "\u1d81rea", "class 2"}
 
 
 def test_a_name_that_is_not_utf_8_does_not_stop_the_report(samples: Samples, scores: Scores, tmp_path: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from cgrseg.images import render
 from cgrseg.images.render import Pixels
+from cgrseg.images.text import drawable, font
 from cgrseg.labels import LabelSpace
 
 from .metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 NUMBERED = 20  # classes up to which the confusion matrix shows its numbers
@@ -33,8 +35,8 @@ def confusion_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     axes.set_facecolor("lightgrey")
     drawn = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=100)
     letters = 9 if count <= NUMBERED else 6
-    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=letters, parse_math=False)
-    axes.set_yticks(range(count), labels.names, fontsize=letters, parse_math=False)
+    _name_ticks(axes.xaxis, labels, range(count), letters, rotation=90)
+    _name_ticks(axes.yaxis, labels, range(count), letters)
     axes.set(xlabel="predicted", ylabel="true")
     if count <= NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
@@ -56,12 +58,22 @@ def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     colors = [tuple(channel / 255 for channel in labels.colors[index]) for index in order]
     places = range(len(labels))  # not the names: two classes may share one
     bars = axes.barh(places, np.nan_to_num(iou[order]), color=colors, edgecolor="grey")
-    axes.set_yticks(places, [labels.names[index] for index in order], parse_math=False)
+    _name_ticks(axes.yaxis, labels, order.tolist(), 10)
     texts = ["absent" if np.isnan(value) else f"{value:.1f}" for value in iou[order]]
     axes.bar_label(bars, labels=texts, padding=2, fontsize=8)
     axes.set(xlabel="IoU, %", xlim=(0, 109), ylim=(-0.6, len(labels) - 0.4))
     axes.set_title(f"mIoU {100 * confusion.mean_iou():.1f} %")
     return figure
+
+
+def _name_ticks(axis: Axis, labels: LabelSpace, order: Sequence[int], size: int, **options: Any) -> None:
+    """Tick k has the name of class order[k], in a font that has its letters; "class 3" if there is none."""
+    from matplotlib.font_manager import FontProperties
+
+    names = [drawable(labels.names[index], f"class {index}") for index in order]
+    axis.set_ticks(range(len(names)), names, parse_math=False, **options)
+    for text, name in zip(axis.get_ticklabels(), names, strict=True):
+        text.set_fontproperties(FontProperties(fname=font(size, name).path, size=size))
 
 
 def side_by_side(photo: Pixels, truth: Pixels, predicted: Pixels, labels: LabelSpace) -> Image.Image:

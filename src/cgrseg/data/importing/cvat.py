@@ -55,7 +55,7 @@ def _read_image(found: Annotations, source: Source, path: Path, image: Element) 
             order = int(z_order) if z_order.lstrip("-").isdecimal() else 0
             shapes.append((order, Region(found.class_id(shape.get("label")), partial(_draw, shape), about)))
         elif shape.tag in FLAT:
-            cause = f"is a {shape.tag}, which has no area: it is left out"
+            cause = "has no area: it is left out"
             found.add("shapes without area", f"{path}, {photo.name}, {about}", cause, is_error=False)
     regions = [region for _, region in sorted(shapes, key=lambda each: each[0])]
     # Tasks of a project are subsets, whose names CVAT writes as an attribute.
