@@ -362,6 +362,16 @@ def test_several_photos_are_a_strip_and_export_as_zip(page: Any, tmp_path: Path)
     assert page.locator("#strip li").count() == 1
 
 
+def test_the_strip_shows_the_photo_on_the_stage(page: Any, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(png((32, 32)))
+    upload(page, *(tmp_path / f"{number}.png" for number in range(19)))
+    upload(page, tmp_path / "19.png")
+    inside = page.locator("#strip [aria-current=true]").bounding_box()
+    strip = page.locator("#strip").bounding_box()
+    assert strip["x"] <= inside["x"] and inside["x"] + inside["width"] <= strip["x"] + strip["width"]
+
+
 @pytest.mark.parametrize("kind", ["tiff", "webp"])
 def test_photos_that_the_browser_shows_otherwise_come_from_the_server(page: Any, kind: str, tmp_path: Path) -> None:
     """Chromium cannot show TIFF, and ignores the orientation of a WebP."""
@@ -379,6 +389,9 @@ def test_wrong_files_show_what_to_do_and_nothing_of_the_last_photo_can_be_export
     (tmp_path / "notes.png").write_text("no photo")
     page.set_input_files("#files", str(tmp_path / "notes.png"))
     page.wait_for_selector("#error:has-text('notes.png: the photo is not an image that can be read: convert it')")
+    (tmp_path / "empty.png").touch()
+    page.set_input_files("#files", str(tmp_path / "empty.png"))
+    page.wait_for_selector("#error:has-text('empty.png: the file is empty: copy the photo again')")
     assert page.get_attribute("#export summary", "aria-disabled") == "true" and not legend(page)
     page.click("#export summary")
     assert not page.locator("[data-export=mask]").is_visible()

@@ -65,7 +65,7 @@ class RefusedError(Exception):
         status: the HTTP status.
         message: one line that says why.
         retry_after: seconds until a retry makes sense.
-        short_side: the largest one with which the photo would be accepted.
+        short_side: the largest one, up to the photo's own, with which the photo would be accepted.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ def _network_input(preprocessing: Preprocessing, size: Size) -> Size:
 
 
 def _largest_short_side(preprocessing: Preprocessing, size: Size, limit: int) -> int:
-    """The largest short side whose padded input has at most `limit` pixels; 0 if there is none."""
+    """The largest short side, up to the photo's own, whose padded input has at most `limit` pixels; 0 if none has."""
 
     def pixels(short_side: int) -> int:
         height, width = _network_input(replace(preprocessing, short_side=short_side), size)
         return height * width
 
-    return bisect_right(range(1, LARGEST_SHORT_SIDE + 1), limit, key=pixels)
+    return bisect_right(range(1, min(*size, LARGEST_SHORT_SIDE) + 1), limit, key=pixels)
 
 
 class BodyReader:

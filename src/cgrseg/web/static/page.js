@@ -44,6 +44,7 @@ async function label(photo, signal) {
 // The answer to a request. A photo above the server's limit is sent with the largest short side below it, which
 // `options` then has.
 async function answer(photo, options, signal) {
+  if (!photo.blob.size) throw new Error("the file is empty: copy the photo again");
   const send = () => ask("v1/segment", photo.blob, { ...options, output: "rle" }, signal);
   const response = await send().catch((error) => {
     if (!error.shortSide) throw error;
@@ -150,6 +151,8 @@ function choose(photo) {
   live.closeClip();
   chosen = photo;
   draw(true);
+  const strip = find("strip"), item = strip.querySelector("[aria-current=true]")?.parentElement;
+  if (item) strip.scrollLeft = item.offsetLeft - strip.offsetLeft - strip.clientWidth / 2;
   work();
 }
 
