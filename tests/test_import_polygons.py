@@ -60,6 +60,29 @@ def labelme(root: Path, shapes: list[dict[str, Any]], image: str = "a.png") -> P
     return root
 
 
+def test_one_file_that_is_no_json_is_listed_and_can_be_left_out(tmp_path: Path) -> None:
+    root = labelme(tmp_path / "src", [{"label": "road", "points": [[0, 0], [8, 0], [8, 6]], "shape_type": "polygon"}])
+    (root / "0-cut.json").write_text('{"shapes": [')
+    problem = complaint(root)
+    assert problem.startswith(f"{root}/0-cut.json: can't be read as JSON") and problem.count("\n") == 0
+    assert complaint(root, skip_errors=True) == ""
+    assert [item.photo.name for item in find_annotations(root, skip_errors=True).annotations.items] == ["a.png"]
+    (root / "a.json").unlink()
+    assert complaint(root).startswith(f"{root}/0-cut.json can't be read as JSON")  # nothing else tells the format
+
+
+def test_a_photo_with_two_annotations_is_reported_with_both_files(tmp_path: Path) -> None:
+    root = labelme(tmp_path / "src", [])
+    (root / "b.json").write_bytes((root / "a.json").read_bytes())
+    assert complaint(root) == f"{root}/b.json: annotates a.png as {root}/a.json does: annotate a photo once"
+
+
+def test_a_source_without_a_photo_says_so(tmp_path: Path) -> None:
+    root = labelme(tmp_path / "src", [{"label": "road", "points": [[0, 0], [8, 0], [8, 6]]}], image="gone.png")
+    text = find_annotations(root).text()
+    assert "0 photos, 1 class\n" in text and text.endswith("splits not in the source: no photos")
+
+
 def test_labelme_shapes_cover_each_other_in_their_order(tmp_path: Path) -> None:
     buffer = BytesIO()
     Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1").save(buffer, "PNG")

@@ -72,12 +72,13 @@ class Import:
         else:
             rest = "ignored"
         splits = Counter(item.split or "train" for item in items)
-        counts = ", ".join(f"{split} {splits[split]}" for split in SPLITS if splits[split])
+        counts = ", ".join(f"{split} {splits[split]}" for split in SPLITS if splits[split]) or "no photos"
         stated = any(item.split for item in items)
-        if "val" not in splits:
+        if items and "val" not in splits:
             counts += "; without val, training takes a tenth of train, chosen by a hash of the name"
         lines = [
-            f"{TITLES[self.format]} in {self.source}: {len(items)} photos, {len(self.labels)} classes",
+            f"{TITLES[self.format]} in {self.source}: {_count(len(items), 'photo')}, "
+            f"{_count(len(self.labels), 'class', 'classes')}",
             "",
             *table(rows, left=(1,)).splitlines(),
             "",
@@ -87,6 +88,10 @@ class Import:
             f"splits {'as in the source' if stated else 'not in the source'}: {counts}",
         ]
         return "\n".join(printable(line) for line in lines)
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
 
 
 def find_annotations(
@@ -114,17 +119,22 @@ def find_annotations(
     counts = np.zeros(65538, np.int64)  # per class, then UNLABELED and IGNORED from the end
     photos: Counter[int] = Counter()
     kept: list[Item] = []
-    taken: dict[tuple[str, str], Path] = {}
+    taken: dict[tuple[str, str], Item] = {}
     for item in tqdm(annotations.items, unit="photo", desc="draw masks", delay=1, leave=False, disable=None):
         faults: list[DataProblem] = []
         key = (item.split or "train", match_key(item.photo, files.root))
         if key in taken:
-            cause = f"would have the mask of {taken[key].name}: rename or remove one, or annotate a photo once"
-            faults.append(DataProblem("photos that share masks", cause, item.photo))
+            other = taken[key]
+            if item.photo == other.photo:
+                again = "twice" if item.annotation == other.annotation else f"as {other.annotation} does"
+                cause = f"annotates {item.photo.name} {again}: annotate a photo once"
+            else:
+                cause = f"{item.photo.name} would have the mask of {other.photo.name}: rename or remove one"
+            faults.append(DataProblem("photos that share masks", cause, item.annotation))
         else:
             ids = _draw(item, faults)
             if ids is not None and not any(fault.is_error for fault in faults):
-                taken[key] = item.photo
+                taken[key] = item
                 kept.append(item)
                 values, amounts = np.unique(ids, return_counts=True)
                 counts[values] += amounts

@@ -31,9 +31,9 @@ def read_labelme(source: Source, paths: Sequence[Path]) -> Annotations:
     """The classes are the labels, sorted; `labels.txt` gives another order."""
     found = Annotations([], DRAWING)
     tables = []
-    for path in paths:
-        content = source.json(path)
+    for path, content in found.tables(source, paths):
         if is_labelme(content):
+            content.pop("imageData", None)  # the photo itself, of which the memory would hold all
             tables.append((path, content))
         else:
             found.add("other files", path, "is not a labelme file: it is left out", is_error=False)

@@ -67,15 +67,21 @@ def recognize(source: Source) -> Files:
     """The formats that a folder has files of, with these files.
 
     Raises:
-        ValueError: a JSON file can't be read.
+        ValueError: a JSON file can't be read, and there is no other file by which a format is recognised.
     """
     files: Files = {}
+    problem: ValueError | None = None
     unread: list[Path] = []
     for number, path in enumerate(source.with_suffix(".json")):
         if number >= SAMPLED:
             unread.append(path)
             continue
-        content = source.json(path)
+        try:
+            content = source.json(path)
+        except ValueError as error:  # one of many files: the reader of the format lists it
+            problem = problem or error
+            unread.append(path)
+            continue
         for format, fits in JSON_KINDS:
             if fits(content):
                 files.setdefault(format, []).append(path)
@@ -100,6 +106,8 @@ def recognize(source: Source) -> Files:
         files.setdefault("lists", paths)
     if len(files) > 1 and "lists" in files:
         del files["lists"]  # other tools write such lists, too
+    if problem is not None and not files:
+        raise problem
     return files
 
 

@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -76,6 +76,16 @@ class Annotations:
 
     def add(self, kind: str, where: str | Path, cause: str, *, is_error: bool = True) -> None:
         self.problems.append(DataProblem(kind, cause, where, is_error))
+
+    def tables(self, source: Source, paths: Iterable[Path]) -> Iterator[tuple[Path, Any]]:
+        """Each JSON file with its content; files that can't be read are problems."""
+        for path in paths:
+            try:
+                content = source.json(path)
+            except ValueError as error:
+                self.add("files that can't be read", path, str(error).removeprefix(f"{path} "))
+            else:
+                yield path, content
 
     def photo(self, source: Source, name: Any, near: Path) -> Path | None:
         """`Source.find_photo`; a photo that is missing is a problem of the annotations in the file `near`."""

@@ -37,8 +37,8 @@ def read_mapillary(source: Source, paths: Sequence[Path]) -> Annotations:
 def _read(source: Source, paths: Sequence[Path], keys: tuple[str, str]) -> Annotations:
     found = Annotations([], DRAWING, unlabeled="ignore")
     bordered = keys[0] == "imgWidth"
-    tables = [(path, source.json(path)) for path in paths]
-    tables = [(path, content) for path, content in tables if isinstance(content, dict) and keys[0] in content]
+    read = found.tables(source, paths)
+    tables = [(path, content) for path, content in read if isinstance(content, dict) and keys[0] in content]
     labels = {class_name(each.get("label")) for _, content in tables for each in entries(content, "objects")}
     for name in sorted({_without_group(name, labels) for name in labels} - VOID):
         found.class_id(name)

@@ -31,7 +31,7 @@ def is_supervisely(content: Any) -> bool:
 def read_supervisely(source: Source, paths: Sequence[Path]) -> Annotations:
     """The classes are those of meta.json, in its order; the names of datasets can give the splits."""
     found = Annotations([], DRAWING)
-    tables = [(path, source.json(path)) for path in paths]
+    tables = list(found.tables(source, paths))
     for _, content in tables:
         for each in entries(content, "classes"):
             number = found.class_id(each.get("title"))
