@@ -277,9 +277,13 @@ def test_class_names_of_any_kind_are_drawn_as_they_are(names: tuple[str, str], t
         assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == set(names)
 
 
-def test_paths_in_place_of_a_predictor_and_a_split_are_refused_with_the_calls_that_make_them(samples: Samples) -> None:
-    for given in (("best.safetensors", samples), ("best.safetensors", "data")):
-        with pytest.raises(TypeError, match=r"not str and .*Segmenter\(FILE\)\.predictor and .*open_dataset"):
+def test_what_is_no_predictor_and_no_split_is_refused_with_the_calls_that_make_them(
+    model: CGRSeg, samples: Samples
+) -> None:
+    for given in (("best.safetensors", samples), ("best.safetensors", "data"), (cgrseg.Segmenter(model), samples)):
+        with pytest.raises(
+            TypeError, match=r"not (str|Segmenter) and .*Segmenter\(FILE\)\.predictor and .*open_dataset"
+        ):
             cgrseg.evaluate(*given)
 
 

@@ -811,6 +811,18 @@ def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFix
     assert f"can't listen on 127.0.0.1:{port} (Address already in use): choose another port" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "cure"),
+    [("--port", "80000", "it must be <= 65535"), ("--host", "no.such.host.invalid", "use 127.0.0.1, or 0.0.0.0 to")],
+)
+def test_a_wrong_address_is_one_line(
+    other: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, cure: str
+) -> None:
+    assert main(["app", "--weights", str(other), "--device", "cpu", option, value]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"cgrseg: {option}") and value in line and cure in line
+
+
 def test_two_files_of_one_name_are_refused(other: Path, tmp_path: Path) -> None:
     (tmp_path / other.name).write_bytes(other.read_bytes())
     with pytest.raises(ValueError, match="have the same name"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveInt
+from cyclopts.types import Port, PositiveInt
 
 from cgrseg._text import printable, table
 
@@ -104,7 +104,7 @@ def app(
     device: str = "auto",
     short_side: int | None = None,
     host: str = "127.0.0.1",
-    port: int | None = None,
+    port: Port | None = None,
     browser: bool = False,
 ) -> None:
     """Open a web page that labels photos, camera and videos.

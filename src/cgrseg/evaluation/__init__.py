@@ -73,11 +73,10 @@ def evaluate(
         TypeError: the first arguments are not a predictor and a labelled split, but for example paths.
         ValueError: a pair cannot be read, or the model predicts a class that the split does not have.
     """
-    if not hasattr(predictor, "prepare") or not hasattr(samples, "read"):
-        raise TypeError(
-            f"evaluate takes a predictor and a labelled split, not {type(predictor).__name__} and "
-            f"{type(samples).__name__}: give Segmenter(FILE).predictor and cgrseg.data.listing.open_dataset(FOLDER, SPLIT)"
-        )
+    if not hasattr(predictor, "network") or not hasattr(samples, "read"):
+        given = f"{type(predictor).__name__} and {type(samples).__name__}"
+        cure = "give Segmenter(FILE).predictor and cgrseg.data.listing.open_dataset(FOLDER, SPLIT)"
+        raise TypeError(f"evaluate takes a predictor and a labelled split, not {given}: {cure}")
     classes, ignored = len(samples.labels), samples.labels.ignore_index
     rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     device = predictor.network.device if fabric is None else fabric.device

@@ -73,7 +73,7 @@ def _name_ticks(axis: Axis, labels: LabelSpace, order: Sequence[int], size: int,
     names = [drawable(labels.names[index], f"class {index}") for index in order]
     axis.set_ticks(range(len(names)), names, parse_math=False, **options)
     for text, name in zip(axis.get_ticklabels(), names, strict=True):
-        text.set_fontproperties(FontProperties(fname=font(size, name).path, size=size))
+        text.set_fontproperties(FontProperties(fname=str(font(size, name).path), size=size))
 
 
 def side_by_side(photo: Pixels, truth: Pixels, predicted: Pixels, labels: LabelSpace) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -78,11 +79,18 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one.
 
     Raises:
+        ValueError: the host is not an address of this machine.
         OSError: can't listen there, for example because the port is in use.
     """
     try:
+        socket.getaddrinfo(host, port, socket.AF_INET)
         return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ValueError(
+                f"--host {host} is not an IPv4 address of this machine: use 127.0.0.1, or 0.0.0.0 to accept other "
+                "machines"
+            ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(f"can't listen on {host}:{port} ({reason}): choose another port") from error
 

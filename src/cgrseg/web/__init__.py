@@ -110,6 +110,7 @@ def launch(app: FastAPI, *, host: str, port: int | None, browser: bool = False) 
         browser: open the page in the browser.
 
     Raises:
+        ValueError: the host is not an address of this machine.
         OSError: can't listen on the address, for example because the port is in use.
     """
     listener = listen(host, port) if port is not None else _listen_anywhere(host)
