@@ -493,3 +493,10 @@ def test_a_rotated_mask_of_16_bits_keeps_its_ids(tmp_path: Path) -> None:
     exif[0x0112] = 6
     picture.save(tmp_path / "a.png", exif=exif)
     assert (read_mask_file(tmp_path / "a.png") == np.rot90(ids, 3)).all()
+
+
+def test_a_folder_of_photos_in_another_format_says_to_convert_them(squares: Path) -> None:
+    for path in sorted((squares / "images" / "train").iterdir()):
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(ValueError, match=r"has no photos: convert to JPEG or PNG what was left out, \.heic \("):
+        open_dataset(squares, "train")

@@ -84,8 +84,10 @@ def folder_files(root: Path, split: str) -> FolderFiles:
     found_photos, found_masks = split_files(photos, IMAGE_SUFFIXES), split_files(masks, {".png"})
     paths = found_photos.files
     if not paths:
-        skipped = f"; left out {describe_skipped(found_photos.skipped, photos)}" if found_photos.skipped else ""
-        raise ValueError(printable(f"{photos} has no photos ({', '.join(sorted(IMAGE_SUFFIXES))}){skipped}"))
+        cure = f"add some ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        if found_photos.skipped:
+            cure = f"convert to JPEG or PNG what was left out, {describe_skipped(found_photos.skipped, photos)}"
+        raise ValueError(printable(f"{photos} has no photos: {cure}"))
     if carved:
         chosen = _val_keys(paths, photos)
         paths = [path for path in paths if (match_key(path, photos) in chosen) == (split == "val")]
