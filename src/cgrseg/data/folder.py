@@ -84,10 +84,10 @@ def folder_files(root: Path, split: str) -> FolderFiles:
     found_photos, found_masks = split_files(photos, IMAGE_SUFFIXES), split_files(masks, {".png"})
     paths = found_photos.files
     if not paths:
-        cure = f"add some ({', '.join(sorted(IMAGE_SUFFIXES))})"
         if found_photos.skipped:
-            cure = f"convert to JPEG or PNG what was left out, {describe_skipped(found_photos.skipped, photos)}"
-        raise ValueError(printable(f"{photos} has no photos: {cure}"))
+            others = describe_skipped(found_photos.skipped, photos)
+            raise ValueError(printable(f"{photos} has no photos: convert to JPEG or PNG what was left out, {others}"))
+        raise ValueError(printable(f"{photos} has no photos: add some ({', '.join(sorted(IMAGE_SUFFIXES))})"))
     if carved:
         chosen = _val_keys(paths, photos)
         paths = [path for path in paths if (match_key(path, photos) in chosen) == (split == "val")]
