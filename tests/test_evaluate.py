@@ -24,7 +24,7 @@ from cgrseg.data.listing import open_dataset
 from cgrseg.evaluation import Scores
 from cgrseg.evaluation import evaluate as evaluate_predictor
 from cgrseg.evaluation.metrics import ConfusionMatrix
-from cgrseg.evaluation.plots import classes_figure, confusion_figure, side_by_side
+from cgrseg.evaluation.plots import classes_figure, confusion_figure, legend_entries, side_by_side
 from cgrseg.evaluation.report import text_table, write_report
 from cgrseg.inference.modes import Mode
 from cgrseg.inference.network import Network, evaluation_mode
@@ -299,6 +299,8 @@ def test_a_name_that_dejavu_lacks_is_drawn_in_a_font_of_the_system_or_as_the_num
     for figure in (confusion_figure(confusion, labels), classes_figure(confusion, labels)):
         figure.savefig(tmp_path / "picture.png")
         assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {"sky", "\u1d81rea", "class 2"}
+    ids = np.array([[0, 1, 2]])
+    assert [entry[0] for entry in legend_entries([ids], [ids], labels)] == ["sky", "\u1d81rea", "class 2"]
 
 
 def test_a_name_that_is_not_utf_8_does_not_stop_the_report(samples: Samples, scores: Scores, tmp_path: Path) -> None:

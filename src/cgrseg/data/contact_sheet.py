@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cgrseg.images.bands import as_rgb
 from cgrseg.images.render import INK, PAPER, Entry, with_legend
+from cgrseg.images.text import drawable
 from cgrseg.labels import LabelSpace
 
 from .dataset import Samples, to_class_ids
@@ -59,7 +60,8 @@ def contact_sheet(splits: Sequence[Samples], *, each: int = 6) -> Image.Image:
         top += row.height + GAP
     shares = totals / max(int(totals.sum()), 1)
     order = [int(place) for place in np.argsort(-shares, kind="stable") if totals[place]]
-    entries: list[Entry] = [(labels.names[k], labels.colors[k], float(shares[k])) for k in order]
+    names = {k: drawable(labels.names[k], f"class {k}") for k in order}
+    entries: list[Entry] = [(names[k], labels.colors[k], float(shares[k])) for k in order]
     if ignored:
         entries.append(("hatched: ignored", None, ignored / (ignored + int(totals.sum()))))
     return with_legend(page, entries)

@@ -66,11 +66,16 @@ def classes_figure(confusion: ConfusionMatrix, labels: LabelSpace) -> Figure:
     return figure
 
 
+def _shown(labels: LabelSpace, label: int) -> str:
+    """The name of a class, or "class 7" if no font on this machine has its letters."""
+    return drawable(labels.names[label], f"class {label}")
+
+
 def _name_ticks(axis: Axis, labels: LabelSpace, order: Sequence[int], size: int, **options: Any) -> None:
-    """Tick k has the name of class order[k], in a font that has its letters; "class 3" if there is none."""
+    """Tick k has the name of class order[k], in a font that has its letters."""
     from matplotlib.font_manager import FontProperties
 
-    names = [drawable(labels.names[index], f"class {index}") for index in order]
+    names = [_shown(labels, index) for index in order]
     axis.set_ticks(range(len(names)), names, parse_math=False, **options)
     for text, name in zip(axis.get_ticklabels(), names, strict=True):
         text.set_fontproperties(FontProperties(fname=str(font(size, name).path), size=size))
@@ -105,4 +110,4 @@ def legend_entries(truths: Sequence[Pixels], predicted: Sequence[Pixels], labels
     shares = counts / max(counts.sum(), 1)
     order = np.lexsort((-guesses, -shares))
     shown = [label for label in order if counts[label] or guesses[label]]
-    return [(labels.names[label], labels.colors[label], float(shares[label])) for label in shown]
+    return [(_shown(labels, label), labels.colors[label], float(shares[label])) for label in shown]
