@@ -107,3 +107,10 @@ def test_the_classes_in_a_weights_file_are_read_as_strictly(changes: dict[str, A
     assert LabelSpace.from_dict(labels.to_dict()) == labels
     with pytest.raises(ValueError, match=complaint):
         LabelSpace.from_dict({**labels.to_dict(), **changes})
+
+
+def test_one_class_can_be_named_without_a_list() -> None:
+    labels = LabelSpace(names=("road", "car"), colors=((0, 0, 0), (1, 1, 1)))
+    assert labels.find("car") == labels.find(1) == labels.find(["car"]) == [1]
+    with pytest.raises(ValueError, match="no class is called 'cat'"):
+        labels.find("cat")

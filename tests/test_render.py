@@ -194,3 +194,11 @@ def test_a_font_of_the_system_is_used_for_letters_that_dejavu_has_not(
     letter = chr(min(text._codes(other) - text._codes(text._dejavu()) - set(range(0x500))))
     assert Path(str(font(20, letter).path)) == other
     text._path.cache_clear()
+
+
+def test_a_title_longer_than_its_picture_widens_the_page() -> None:
+    picture = Image.new("RGB", (60, 40), (200, 0, 0))
+    page = render.with_title(picture, "a long title of a small picture")
+    drawn = np.asarray(page.crop((0, 0, page.width, page.height - 40))).min(2) < 128  # ink
+    assert page.width > 60 and not drawn[:, -2:].any() and drawn[:, 60:].any()
+    assert np.array_equal(np.asarray(page)[-40:, :60], np.asarray(picture))

@@ -68,14 +68,14 @@ class LabelSpace:
         names = [name.strip("_").casefold() for name in self.names]
         return names.index("background") if "background" in names else None
 
-    def find(self, classes: Sequence[str | int]) -> list[int]:
-        """The ids of classes given by name or id, each once, in increasing order.
+    def find(self, classes: str | int | Sequence[str | int]) -> list[int]:
+        """The ids of classes given by name or id, or of one class, each once, in increasing order.
 
         Raises:
             ValueError: there is no such class; the message suggests similar names.
         """
         ids = set()
-        for wanted in classes:
+        for wanted in [classes] if isinstance(classes, str | int) else classes:
             if wanted in self.names:
                 ids.add(self.names.index(str(wanted)))
             elif str(wanted).isdecimal() and int(wanted) < len(self):

@@ -33,7 +33,7 @@ def cutout(photo: Array, inside: Array, membership: Array | None = None, *, widt
     return picture
 
 
-def cutout_classes(label_space: LabelSpace, classes: Sequence[str | int] | None) -> list[int]:
+def cutout_classes(label_space: LabelSpace, classes: str | int | Sequence[str | int] | None) -> list[int]:
     """The ids of the classes of a cut-out: by default all but "background".
 
     Raises:
@@ -42,6 +42,6 @@ def cutout_classes(label_space: LabelSpace, classes: Sequence[str | int] | None)
     if classes is not None:
         return label_space.find(classes)
     if label_space.background is None:
-        names = ", ".join(label_space.names[:8])
-        raise ValueError(f"a cut-out needs classes, since none is called background: choose from {names}, …")
+        names = ", ".join(label_space.names[:8]) + ", …" * (len(label_space) > 8)
+        raise ValueError(f"a cut-out needs classes, since none is called background: choose from {names}")
     return [label for label in range(len(label_space)) if label != label_space.background]

@@ -75,7 +75,7 @@ def read_photo(photo: Photo) -> Pixels:
 def file_path(photo: str | os.PathLike[str]) -> Path:
     """The path, which may not exist; errors as in `read_photo` if it is no path, a folder, or not a regular file."""
     if not isinstance(photo, str | os.PathLike):
-        raise ValueError(f"a {type(photo).__name__} is not an image: give a path, a Pillow image or a uint8 array")
+        raise ValueError(f"{type(photo).__name__} is not an image: give a path, a Pillow image or a uint8 array")
     path = Path(photo)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name an image in it, or use `cgrseg predict` for all of them")

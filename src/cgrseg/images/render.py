@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,11 +159,13 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
 
 
 def with_title(picture: Image.Image, title: str) -> Image.Image:
-    """The picture with a line of text above it, cut at the picture's width."""
+    """The picture with a line of text above it; the page is wide enough for both."""
     letter = letter_size(picture.width, picture.height)
-    page = Image.new("RGB", (picture.width, picture.height + 2 * letter), PAPER)
+    letters = font(letter, title)
+    width = max(picture.width, math.ceil(letters.getlength(title)) + letter)
+    page = Image.new("RGB", (width, picture.height + 2 * letter), PAPER)
     page.paste(picture, (0, 2 * letter))
-    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, font(letter, title), anchor="lm")
+    ImageDraw.Draw(page).text((letter // 2, letter), title, INK, letters, anchor="lm")
     return page
 
 

@@ -18,7 +18,7 @@ from cgrseg.labels import LabelSpace
 from . import pictures
 from .predictor import Prediction
 
-Classes = Sequence[str | int]  # names or ids
+Classes = str | int | Sequence[str | int]  # names or ids, or one of them
 RUN_LENGTHS = 3  # zlib's Z_RLE: label maps in half the time of the default, at almost the same size
 
 

@@ -89,7 +89,10 @@ def find_sources(
         if found.skipped:
             on_skipped(f"{printable(pattern)}: left out {describe_skipped(found.skipped, root)}")
         if not files:
-            raise ValueError(f"{pattern} holds no photo or video: their names end in {' '.join(sorted(SUFFIXES))}")
+            cure = "convert what was left out to JPEG or PNG" if found.skipped else "name another folder"
+            raise ValueError(
+                f"{pattern} holds no photo or video, whose names end in {' '.join(sorted(SUFFIXES))}: {cure}"
+            )
         roots.add(root)
         sources.update(files)
     base = Path(os.path.commonpath(roots))
