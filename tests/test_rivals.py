@@ -208,6 +208,6 @@ def test_an_unknown_rival_and_a_missing_library_are_named(monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="no other model is called 'seaformer_x': choose from segformer_b0"):
         rivals.build("seaformer_x")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "cgrseg.rivals.segformer", raising=False)
+    monkeypatch.delitem(sys.modules, "cgrseg.rivals.from_transformers", raising=False)
     with pytest.raises(ValueError, match=r'segformer_b0 needs transformers.*pip install "cgrseg\[peers\]"'):
         rivals.build("segformer_b0")

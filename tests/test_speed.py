@@ -196,7 +196,7 @@ def test_a_missing_extra_names_its_install_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "cgrseg.rivals.segformer", raising=False)
+    monkeypatch.delitem(sys.modules, "cgrseg.rivals.from_transformers", raising=False)
     assert main(["benchmark", "segformer_b0"]) == 2
     assert capsys.readouterr().err == (
         'cgrseg: segformer_b0 needs transformers, which is not installed: pip install "cgrseg[peers]"\n'

@@ -1,4 +1,4 @@
-"""The methods of Tables 1 to 3 that CGRSeg is compared with, one file each. Nothing is downloaded.
+"""The methods of Tables 1 to 3 that CGRSeg is compared with. Nothing is downloaded.
 
 Every model: images float [B, 3, H, W], normalised -> logits float [B, K, h, w] at the stride of the method.
 """
@@ -40,34 +40,15 @@ Name = Literal[
     "senformer_r101",
 ]
 
-# name -> (file, size). SegNeXt is not here: it is a `ModelSpec` with decoder="segnext".
-_SIZES: dict[str, tuple[str, str]] = {
-    "segformer_b0": ("segformer", "b0"),
-    "segformer_b1": ("segformer", "b1"),
-    "segformer_b2": ("segformer", "b2"),
-    "seaformer_l": ("seaformer", "l"),
-    "feedformer_b0": ("feedformer", "b0"),
-    "feedformer_lvt": ("feedformer", "lvt"),
-    "feedformer_b2": ("feedformer", "b2"),
-    "maskformer_swin_t": ("maskformer", "maskformer"),
-    "mask2former_swin_t": ("maskformer", "mask2former"),
-    "deeplabv3plus_mobilenet_v2": ("deeplab_smp", "mobilenet_v2"),
-    "deeplabv3plus_mobilenet_v2_d8": ("deeplab", "mobilenet_v2"),
-    "deeplabv3plus_r101": ("deeplab_smp", "resnet101"),
-    "deeplabv3plus_r101_d8": ("deeplab", "r101"),
-    "encnet_r101": ("encnet", "r101"),
-    "ccnet_r101": ("ccnet", "r101"),
-    "danet_r101": ("danet", "r101"),
-    "emanet_r101": ("emanet", "r101"),
-    "hamnet_r101": ("hamnet", "r101"),
-    "pem_stdc1": ("pem", "stdc1"),
-    "pem_stdc2": ("pem", "stdc2"),
-    "lrformer_t": ("lrformer", "t"),
-    "ocrnet_hr48": ("ocrnet", "hr48"),
-    "hrformer_s": ("hrformer", "s"),
-    "hrformer_b": ("hrformer", "b"),
-    "senformer_r50": ("senformer", "r50"),
-    "senformer_r101": ("senformer", "r101"),
+# Start of a name -> its file. SegNeXt is not here: it is a `ModelSpec` with decoder="segnext".
+_FILES = {
+    "segformer": "from_transformers",
+    "maskformer": "from_transformers",
+    "mask2former": "from_transformers",
+    "ocrnet": "hrnet",
+    "hrformer": "hrnet",
+    "deeplabv3plus": "deeplab_smp",
+    **dict.fromkeys(("encnet", "ccnet", "danet", "emanet", "hamnet"), "resnet101"),
 }
 NAMES: tuple[str, ...] = get_args(Name)
 
@@ -82,7 +63,7 @@ def build(name: str, num_classes: int = 150) -> nn.Module:
     Raises:
         ValueError: an unknown name, or a library that the model needs is not installed.
     """
-    network: nn.Module = load_file(name).build(_SIZES[name][1], num_classes)
+    network: nn.Module = load_file(name).build(name, num_classes)
     return network.train()
 
 
@@ -92,10 +73,12 @@ def load_file(name: str) -> ModuleType:
     Raises:
         ValueError: as in `build`.
     """
-    if name not in _SIZES:
+    if name not in NAMES:
         raise ValueError(f"no other model is called {name!r}: choose from {', '.join(NAMES)}")
+    method = name.partition("_")[0]
+    file = "deeplab" if name.endswith("_d8") else _FILES.get(method, method)
     try:
-        return import_module(f"{__name__}.{_SIZES[name][0]}")
+        return import_module(f"{__name__}.{file}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cgrseg"):
             raise

@@ -11,21 +11,22 @@ from torch import Tensor, nn
 
 from cgrseg.nn.reconstruction import resize
 
-from .layers import conv_norm
-from .resnet101 import CHANNELS, OnResNet101, PyramidPooling, classifier, separable
+from .layers import classifier, conv_norm
+from .resnet101 import CHANNELS, OnResNet101
 
 WIDTH, DETAIL = 512, 48
+RATES = (12, 24, 36)  # dilations of the pyramid
 
 
-def build(size: str, num_classes: int) -> nn.Module:
-    """Build "mobilenet_v2" or "r101" with random weights: images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
-    if size == "r101":
+def build(name: str, num_classes: int) -> nn.Module:
+    """Build "deeplabv3plus_mobilenet_v2_d8" or "deeplabv3plus_r101_d8" with random weights."""
+    if "r101" in name:
         return OnResNet101(DeepLabHead(channels=CHANNELS, num_classes=num_classes))
     return OnMobileNet(num_classes=num_classes)
 
 
 class OnMobileNet(nn.Module):
-    """MobileNetV2 with outputs at stride 8, then the head."""
+    """MobileNetV2 with outputs at stride 8: images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
@@ -39,18 +40,13 @@ class OnMobileNet(nn.Module):
 
 
 class DeepLabHead(nn.Module):
-    """[c1, c2, c3, c4] at strides 4, 8, 8, 8 -> logits at stride 4; c2 and c3 are not used.
-
-    Args:
-        channels: of the four maps.
-        num_classes: K.
-    """
+    """[c1, c2, c3, c4] at strides 4, 8, 8, 8, with these channels -> logits at stride 4; c2 and c3 are not used."""
 
     def __init__(self, *, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.pyramid = PyramidPooling(channels=channels[-1], width=WIDTH)
+        self.pyramid = PyramidPooling(channels[-1])
         self.detail = conv_norm(channels[0], DETAIL)
-        self.fuse = nn.Sequential(separable(WIDTH + DETAIL, WIDTH), separable(WIDTH, WIDTH))
+        self.fuse = nn.Sequential(separable(WIDTH + DETAIL), separable(WIDTH))
         self.classifier = classifier(WIDTH, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -58,3 +54,25 @@ class DeepLabHead(nn.Module):
         context = resize(self.pyramid(features[-1]), detail.shape[2:])
         logits: Tensor = self.classifier(self.fuse(torch.cat([context, detail], dim=1)))
         return logits
+
+
+class PyramidPooling(nn.Module):
+    """Global mean, 1×1 and separable atrous convolutions, concatenated, then 3×3: [B, C, h, w] -> [B, 512, h, w]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pooled = conv_norm(channels, WIDTH)
+        self.branches = nn.ModuleList([conv_norm(channels, WIDTH)])
+        self.branches.extend(separable(channels, dilation=rate) for rate in RATES)
+        self.project = conv_norm((2 + len(RATES)) * WIDTH, WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = resize(self.pooled(x.mean((2, 3), keepdim=True)), x.shape[2:])
+        out: Tensor = self.project(torch.cat([pooled, *(branch(x) for branch in self.branches)], dim=1))
+        return out
+
+
+def separable(channels: int, *, dilation: int = 1) -> nn.Sequential:
+    """Depthwise 3×3, then 1×1 to 512 channels, each with BatchNorm and ReLU."""
+    depthwise = conv_norm(channels, channels, 3, dilation=dilation, groups=channels)
+    return nn.Sequential(*depthwise, *conv_norm(channels, WIDTH))

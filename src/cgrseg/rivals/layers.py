@@ -23,13 +23,13 @@ def conv_norm(
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), *([activation()] if activation else []))
 
 
-class Attention(nn.Module):
-    """Multi-head attention. Queries [B, Q, C], keys and values [B, n, C] -> [B, Q, C].
+def classifier(channels: int, num_classes: int, *, dropout: float = 0.1) -> nn.Sequential:
+    """Dropout of channels, then 1×1."""
+    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1))
 
-    Args:
-        channels: C.
-        heads: number of heads.
-    """
+
+class Attention(nn.Module):
+    """Multi-head attention. Queries [B, Q, C], keys and values [B, n, C] -> [B, Q, C]."""
 
     def __init__(self, *, channels: int, heads: int) -> None:
         super().__init__()
@@ -48,3 +48,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, heads: int) -> Tens
     parts = (queries, keys, values)
     q, k, v = (torch.unflatten(part, 2, (heads, -1)).transpose(1, 2) for part in parts)  # B heads n c
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def semantic_scores(classes: Tensor, masks: Tensor) -> Tensor:
+    """Logits of queries [B, Q, K + 1] (the last is "no object") and masks [B, Q, h, w] -> scores [B, K, h, w]."""
+    shares = classes.softmax(-1)[..., :-1].transpose(1, 2)  # B K Q
+    return torch.unflatten(shares @ masks.sigmoid().flatten(2), 2, masks.shape[2:])

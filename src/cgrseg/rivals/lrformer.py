@@ -12,27 +12,23 @@ from torch.nn import functional as F
 from cgrseg.nn.backbones import DropPath
 from cgrseg.nn.reconstruction import resize
 
-from .layers import attend, conv_norm
+from .layers import attend, classifier, conv_norm
 
 WIDTHS, DEPTHS, HEADS, MLP_RATIOS = (48, 96, 240, 384), (2, 2, 6, 3), (2, 4, 10, 16), (8, 8, 4, 4)
 SCALED = (False, False, True, True)  # stages whose residual branches have a learned scale
 POOLED = 16  # shorter side of the queries' map
 PYRAMID = (11, 8, 6, 4)  # shorter sides of the maps of keys and values, for queries of 16
 HEAD_WIDTH, HEAD_HEADS, HEAD_POOLED = 256, 8, 32
-DROP_PATH, DROPOUT, SCALE_INIT = 0.1, 0.1, 1e-6
+DROP_PATH, SCALE_INIT = 0.1, 1e-6
 
 
-def build(size: str, num_classes: int) -> LRFormer:
-    """Build "t" with random weights."""
+def build(name: str, num_classes: int) -> LRFormer:
+    """Build "lrformer_t" with random weights."""
     return LRFormer(num_classes=num_classes)
 
 
 class LRFormer(nn.Module):
-    """images [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
-
-    Args:
-        num_classes: K.
-    """
+    """images [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]."""
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
@@ -105,7 +101,7 @@ class Head(nn.Module):
             )
             for _ in self.squeezes
         )
-        self.classifier = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(HEAD_WIDTH, num_classes, 1))
+        self.classifier = classifier(HEAD_WIDTH, num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         maps = [resize(each, maps[0].shape[2:]) for each in maps]

@@ -1,29 +1,30 @@
 """PEM (Cavagnero et al., CVPR 2024) on STDC1 and STDC2: queries each attend to one prototype pixel per head.
 
-Scores at stride 4, the sum over queries of class probability times mask.
+STDC is by Fan et al., CVPR 2021. Scores at stride 4, the sum over queries of class probability times mask.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
 
-from .layers import Attention, conv_norm
-from .maskformer import semantic_scores
-from .stdc import CHANNELS, DEPTHS, STDC
+from .layers import Attention, conv_norm, semantic_scores
 
+CHANNELS = (64, 256, 512, 1024)  # of STDC at strides 4, 8, 16, 32
+DEPTHS = {"pem_stdc1": (2, 2, 2), "pem_stdc2": (4, 5, 3)}  # blocks per stage, from stride 8
 WIDTH, FEATURES = 256, 128  # of the queries, and of the maps of the pixel decoder
 QUERIES, LAYERS, HEADS, HIDDEN = 100, 6, 8, 2048
 
 
-def build(size: str, num_classes: int) -> PEM:
-    """Build "stdc1" or "stdc2" with random weights."""
-    return PEM(depths=DEPTHS[size], num_classes=num_classes)
+def build(name: str, num_classes: int) -> PEM:
+    """Build "pem_stdc1" or "pem_stdc2" with random weights."""
+    return PEM(depths=DEPTHS[name], num_classes=num_classes)
 
 
 class PEM(nn.Module):
@@ -43,6 +44,55 @@ class PEM(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         maps, mask_features = self.pixels(self.backbone(images))
         return semantic_scores(*self.queries(maps, mask_features))
+
+
+class STDC(nn.Module):
+    """images [B, 3, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
+
+    Args:
+        depths: blocks per stage, from stride 8.
+    """
+
+    def __init__(self, *, depths: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_norm(3, CHANNELS[0] // 2, 3, stride=2))
+        self.stem.append(conv_norm(CHANNELS[0] // 2, CHANNELS[0], 3, stride=2))
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                STDCBlock(before, width, stride=2), *(STDCBlock(width, width, stride=1) for _ in range(depth - 1))
+            )
+            for (before, width), depth in zip(pairwise(CHANNELS), depths, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [self.stem(images)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps
+
+
+class STDCBlock(nn.Module):
+    """Short-term dense concatenation: the outputs of four convolutions, each with half the channels of the last."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        half = out_channels // 2
+        widths = (half, out_channels // 4, out_channels // 8, out_channels // 8)
+        self.first = conv_norm(in_channels, half)
+        self.halve: nn.Module | None = None
+        if stride == 2:
+            self.halve = conv_norm(half, half, 3, stride=2, groups=half, activation=None)
+            self.pool = nn.AvgPool2d(3, 2, 1)
+        self.rest = nn.ModuleList(conv_norm(*pair, 3) for pair in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        outputs = [x if self.halve is None else self.pool(x)]
+        x = x if self.halve is None else self.halve(x)
+        for layer in self.rest:
+            x = layer(x)
+            outputs.append(x)
+        return torch.cat(outputs, dim=1)
 
 
 class PixelDecoder(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cgrseg.nn.backbones import DropPath
 from cgrseg.nn.reconstruction import resize
 
-from .layers import conv_norm
+from .layers import classifier, conv_norm
 
 STEM = 32
 # Per stage: the inverted residuals (kernel, expansion, channels, stride) before its attention blocks.
@@ -24,20 +24,16 @@ ATTENTION = ((192, 16, 2), (256, 20, 4), (320, 24, 6))  # channels, key channels
 BLOCKS, HEADS, VALUE_RATIO = 3, 8, 2
 POSITIONS = 16  # length of the learned position embeddings
 FUSED = (128, 160, 192)  # channels of the three fusions
-DROP_PATH, DROPOUT = 0.1, 0.1
+DROP_PATH = 0.1
 
 
-def build(size: str, num_classes: int) -> SeaFormer:
-    """Build "l" with random weights."""
+def build(name: str, num_classes: int) -> SeaFormer:
+    """Build "seaformer_l" with random weights."""
     return SeaFormer(num_classes=num_classes)
 
 
 class SeaFormer(nn.Module):
-    """images [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉].
-
-    Args:
-        num_classes: K.
-    """
+    """images [B, 3, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]."""
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
@@ -60,7 +56,7 @@ class SeaFormer(nn.Module):
             for detail, (context, _, _), width in zip(details, ATTENTION, FUSED, strict=True)
         )
         self.smooth = conv_norm(FUSED[-1], FUSED[-1], groups=FUSED[-1])
-        self.classifier = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(FUSED[-1], num_classes, 1))
+        self.classifier = classifier(FUSED[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stages[0](self.stem(images))

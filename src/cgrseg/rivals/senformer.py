@@ -23,9 +23,9 @@ WIDTH, HEADS, PASSES, WINDOW = 512, 8, 6, 7
 TINY = 1e-15
 
 
-def build(size: str, num_classes: int) -> SenFormer:
-    """Build "r50" or "r101" with random weights."""
-    return SenFormer(backbone={"r50": "resnet50", "r101": "resnet101"}[size], num_classes=num_classes)
+def build(name: str, num_classes: int) -> SenFormer:
+    """Build "senformer_r50" or "senformer_r101" with random weights."""
+    return SenFormer(backbone=name.replace("senformer_r", "resnet"), num_classes=num_classes)
 
 
 class SenFormer(nn.Module):
@@ -71,11 +71,7 @@ class Pyramid(nn.Module):
 
 
 class Learner(nn.Module):
-    """Class embeddings attend to a map; their products with its pixels are logits. [B, C, h, w] -> [B, K, h, w].
-
-    Args:
-        num_classes: K.
-    """
+    """Class embeddings attend to a map; their products with its pixels are logits. [B, C, h, w] -> [B, K, h, w]."""
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()

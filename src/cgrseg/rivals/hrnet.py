@@ -1,9 +1,12 @@
-"""HRFormer S and B (Yuan et al., NeurIPS 2021) with OCR: HRNet whose blocks attend within windows. Stride 4."""
+"""HRNet-W48 with OCR (Wang et al., TPAMI 2019; Yuan et al., ECCV 2020), and HRFormer S and B with OCR (Yuan et al.,
+NeurIPS 2021), whose blocks attend within windows. OCR: pixels attend to regions. Stride 4."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,21 +14,74 @@ from torch.nn import functional as F
 from cgrseg.nn.backbones import DropPath
 from cgrseg.nn.reconstruction import resize
 
-from .layers import conv_norm
-from .ocrnet import OCRHead
+from .layers import attend, classifier, conv_norm
 
-SIZES = {  # widths and heads of the branches at strides 4, 8, 16, 32; side of a window; drop path
+WIDTH, KEYS = 512, 256  # of OCR
+SIZES = {  # of HRFormer: widths and heads of the branches at strides 4, 8, 16, 32; side of a window; drop path
     "s": ((32, 64, 128, 256), (1, 2, 4, 8), 7, 0.0),
     "b": ((78, 156, 312, 624), (2, 4, 8, 16), 15, 0.2),
 }
-RATIO, BLOCKS, FIRST = 4, 2, 512
+BLOCKS = 2  # in each branch of a module
 MODULES = (1, 4, 2)  # with 2, 3 and 4 branches
 
 
-def build(size: str, num_classes: int) -> HRFormer:
-    """Build "s" or "b" with random weights."""
-    widths, heads, window, drop_path = SIZES[size]
+def build(name: str, num_classes: int) -> nn.Module:
+    """Build "ocrnet_hr48", "hrformer_s" or "hrformer_b" with random weights."""
+    if name == "ocrnet_hr48":
+        return OCRNet(num_classes=num_classes)
+    widths, heads, window, drop_path = SIZES[name.removeprefix("hrformer_")]
     return HRFormer(widths=widths, heads=heads, window=window, drop_path=drop_path, num_classes=num_classes)
+
+
+class OCRNet(nn.Module):
+    """HRNet-W48 with OCR: images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        maps: Any = timm.create_model(
+            "hrnet_w48", pretrained=False, features_only=True, feature_location="", out_indices=(1, 2, 3, 4)
+        )
+        self.backbone = maps
+        self.head = OCRHead(channels=sum(maps.feature_info.channels()), num_classes=num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        maps = self.backbone(F.pad(images, (0, -width % 32, 0, -height % 32)))  # its branches need equal halvings
+        size = maps[0].shape[2:]
+        logits: Tensor = self.head(torch.cat([resize(each, size) for each in maps], dim=1))
+        return logits[..., : (height + 3) // 4, : (width + 3) // 4]
+
+
+class OCRHead(nn.Module):
+    """[B, C, h, w] -> logits [B, K, h, w].
+
+    A first classifier gives the regions; each region's mean feature is what the pixels attend to.
+
+    Args:
+        channels: C.
+        num_classes: K.
+        first: width of a 3×3 before the first classifier, as in HRFormer; None has a 1×1 of width C.
+    """
+
+    def __init__(self, *, channels: int, num_classes: int, first: int | None = None) -> None:
+        super().__init__()
+        before = conv_norm(channels, channels) if first is None else conv_norm(channels, first, 3)
+        self.regions = nn.Sequential(before, nn.Conv2d(first or channels, num_classes, 1))
+        self.reduce = conv_norm(channels, WIDTH, 3)
+        self.query = nn.Sequential(conv_norm(WIDTH, KEYS), conv_norm(KEYS, KEYS))
+        self.key = nn.Sequential(conv_norm(WIDTH, KEYS), conv_norm(KEYS, KEYS))
+        self.value, self.project = conv_norm(WIDTH, KEYS), conv_norm(KEYS, WIDTH)
+        self.fuse = conv_norm(2 * WIDTH, WIDTH)
+        self.classifier = classifier(WIDTH, num_classes, dropout=0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.regions(x).flatten(2).softmax(2)  # B K n
+        x = self.reduce(x)
+        regions = (x.flatten(2) @ shares.transpose(1, 2))[..., None]  # B C K 1
+        q, k, v = (part.flatten(2).transpose(1, 2) for part in (self.query(x), self.key(regions), self.value(regions)))
+        context = torch.unflatten(attend(q, k, v, heads=1).transpose(1, 2), 2, x.shape[2:])
+        logits: Tensor = self.classifier(self.fuse(torch.cat([self.project(context), x], dim=1)))
+        return logits
 
 
 class HRFormer(nn.Module):
@@ -63,7 +119,7 @@ class HRFormer(nn.Module):
                 for _ in range(count)
             ]
             self.stages.append(nn.Sequential(*modules))
-        self.head = OCRHead(channels=sum(widths), num_classes=num_classes, first=FIRST)
+        self.head = OCRHead(channels=sum(widths), num_classes=num_classes, first=512)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.bottlenecks(self.stem(images))  # B 256 ⌈H/4⌉ ⌈W/4⌉
@@ -140,7 +196,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.norm_mlp = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(channels, eps=1e-6)
         self.attention = WindowAttention(channels=channels, heads=heads, window=window)
-        hidden = RATIO * channels
+        hidden = 4 * channels
         self.mlp = nn.Sequential(
             *_biased(channels, hidden, 1), *_biased(hidden, hidden, 3, groups=hidden), *_biased(hidden, channels, 1)
         )
