@@ -169,16 +169,17 @@ def test_the_legend_draws_the_letters_of_europe(text: str) -> None:
 
 def test_a_plain_state_dict_of_our_model_is_read_by_convert_and_as_initial_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = cgrseg.create_model("cgrseg_n", num_classes=5)
+    model = cgrseg.create_model("cgrseg_lite", num_classes=5)
     path = tmp_path / "mine.pth"
     torch.save(model.state_dict(), path)
     converted, _ = convert(path)
-    fresh = cgrseg.create_model("cgrseg_n", num_classes=5)
+    fresh = cgrseg.create_model("cgrseg_lite", num_classes=5)
     start_from(fresh, path)
     for other in (converted, fresh):
         assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
     assert main(["convert", str(path), "--out", str(tmp_path / "mine.safetensors")]) == 0
-    assert cgrseg.load(tmp_path / "mine.safetensors").spec == model.spec
+    written = cgrseg.load(tmp_path / "mine.safetensors")
+    assert (written.spec, written.preprocessing) == (model.spec, model.preprocessing)
 
 
 def test_the_advice_to_convert_never_names_the_file_itself(tmp_path: Path) -> None:

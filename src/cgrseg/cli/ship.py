@@ -219,34 +219,17 @@ def convert(source: Path, /, *, out: Path, classes: Path | None = None, model: s
         raise FileNotFoundError(f"no class list at {classes}")
 
     from cgrseg.labels import LabelSpace
-    from cgrseg.nn import CGRSeg, build
-    from cgrseg.preprocessing import Preprocessing
-    from cgrseg.weights.adapters import own_spec, released_spec
+    from cgrseg.weights import pretrained
     from cgrseg.weights.artifact import save
-    from cgrseg.weights.checkpoint_reader import read_state
-    from cgrseg.weights.load_report import CLASSIFIER
-    from cgrseg.weights.pretrained import start_from
 
     labels = None if classes is None else LabelSpace.from_classes_json(classes)
-    state = read_state(source)
-    ours = CLASSIFIER[0] in state
-    try:
-        spec = own_spec(state, model) if ours else released_spec(state)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    network, report = pretrained.convert(source, name=model)
+    spec = network.spec
     if labels is not None and len(labels) != spec.num_classes:
         raise ValueError(
             f"{classes} lists {len(labels)} classes, but {source} has {spec.num_classes}: "
             "use the list that the checkpoint was trained with"
         )
-    if ours or model is None:
-        network = CGRSeg(spec=spec)
-    else:
-        network = build(model, num_classes=spec.num_classes, context_blocks=spec.context_blocks)
-    report = start_from(network, source)
-    if report.missing:
-        raise ValueError(f"{source} lacks {len(report.missing)} tensors, first {report.missing[0]}: it is incomplete")
-    preprocessing = Preprocessing(short_side=512, long_side=2048, pad_multiple=32)
-    save(network, out, labels=labels, preprocessing=preprocessing, card={"source": source.name})
-    print(f"{printable(source.name)}: {network.spec.name} on {network.spec.backbone}, {spec.num_classes} classes")
+    save(network, out, labels=labels)
+    print(f"{printable(source.name)}: {spec.name} on {spec.backbone}, {spec.num_classes} classes")
     print(printable(f"{report}"), printable(f"weights in {out}"), sep="\n")

@@ -15,8 +15,7 @@ from cgrseg.nn.backbones.attention_bias import AttentionBias
 from cgrseg.nn.backbones.efficientformerv2 import SIZES, EfficientFormerV2
 from cgrseg.nn.backbones.efficientnet_lite import EfficientNetLite
 
-from .checkpoint_reader import Source, read_state, source_name
-from .load_report import CLASSIFIER, TABLE, LoadReport, load_keys
+from .checkpoint_reader import CLASSIFIER, TABLE, LoadReport, Source, load_keys, read_state, source_name
 
 # (ours, released) prefixes. Within the blocks the names are the released ones, except for the bias table.
 ENCODER_PREFIXES = (

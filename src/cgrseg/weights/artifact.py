@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,8 +55,7 @@ def save(
     model = _unwrapped(model)
     parts = {"labels": labels, "preprocessing": preprocessing, "card": None if card is None else dict(card)}
     given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
-    own = model.description
-    description = Description(**{**vars(own), **given})
+    description = dataclasses.replace(model.description, **given)
     tensors = {key: _stored(tensor, half=half) for key, tensor in model.state_dict().items()}
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -109,7 +109,7 @@ def load(path: Pathlike, device: str | torch.device = "cpu", *, spec: ModelSpec 
     if any(buffer.is_meta for buffer in model.buffers()):  # some timm encoders compute buffers they do not store
         model = CGRSeg(spec=spec)
         model.load_state_dict(tensors)
-    model.description = Description(spec, description.labels, description.preprocessing, description.card)
+    model.description = dataclasses.replace(description, spec=spec)
     return model.to(device).eval()
 
 
@@ -127,11 +127,7 @@ def describe(path: Pathlike) -> Description:
         raise ValueError(f"{name} is a pickled PyTorch file; convert it first: cgrseg convert {name} --out {target}")
     if kind == "unknown":
         raise ValueError(f"{name} is not a weights file: give a .safetensors file that cgrseg wrote")
-    try:
-        with utf8_path(name) as opened, safe_open(opened, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-    except SafetensorError as error:
-        raise ValueError(_damaged(name, error)) from error
+    text = _metadata(name)
     if text is None:
         raise ValueError(
             f"{name} has no description of a cgrseg model, so it belongs to another project: convert a released "
@@ -150,11 +146,13 @@ def has_description(path: Pathlike) -> bool:
         FileNotFoundError, ValueError: there is no such file, it is empty, or it is damaged.
     """
     name = os.fspath(path)
-    if file_kind(name) != "safetensors":
-        return False
+    return file_kind(name) == "safetensors" and _metadata(name) is not None
+
+
+def _metadata(name: str) -> str | None:
     try:
         with utf8_path(name) as opened, safe_open(opened, framework="pt") as file:
-            return METADATA_KEY in (file.metadata() or {})
+            return (file.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
         raise ValueError(_damaged(name, error)) from error
 

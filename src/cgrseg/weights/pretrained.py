@@ -12,18 +12,11 @@ from cgrseg.nn import CGRSeg, build
 from cgrseg.nn.backbones.efficientnet_lite import EfficientNetLite
 
 from . import artifact
-from .adapters import (
-    lite_state,
-    load_encoder,
-    load_official,
-    own_spec,
-    released_spec,
-)
+from .adapters import lite_state, load_encoder, load_official, own_spec, released_spec
 from .artifact import Pathlike
-from .checkpoint_reader import read_state
+from .checkpoint_reader import CLASSIFIER, LoadReport, load_keys, read_state
 from .hub import fetch, from_hub
 from .load import find_weights
-from .load_report import CLASSIFIER, LoadReport, load_keys
 
 
 def start_from(model: CGRSeg, source: Pathlike) -> LoadReport:
@@ -140,6 +133,8 @@ def _load_timm(encoder: Any, name: str) -> tuple[str, LoadReport]:
 def convert(source: Pathlike, *, name: str | None = None) -> tuple[CGRSeg, LoadReport]:
     """Build the model of a released CGRSeg checkpoint, or of a plain state dict of one of our models.
 
+    A released one gets the paper's test size, short side 512. The card names the file.
+
     Args:
         source: the file; only tensors are read from it.
         name: the variant; None finds it by the shapes.
@@ -148,23 +143,20 @@ def convert(source: Pathlike, *, name: str | None = None) -> tuple[CGRSeg, LoadR
         FileNotFoundError: there is no such file.
         ValueError: it is neither, it is incomplete, or it is not the variant `name`.
     """
-    state = read_state(source)
-    text = os.fspath(source)
+    state, text = read_state(source), os.fspath(source)
+    ours = CLASSIFIER[0] in state
     try:
-        spec = own_spec(state, name) if CLASSIFIER[0] in state else released_spec(state)
+        spec = own_spec(state, name) if ours else released_spec(state)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
-    if CLASSIFIER[0] in state:
-        model = CGRSeg(spec=spec)
-        return model, load_keys(model, state, text)
-    if name is None:
+    if ours or name is None:
         model = CGRSeg(spec=spec)
     else:
         model = build(name, num_classes=spec.num_classes, context_blocks=spec.context_blocks)
-    report = load_official(model, state)
+    report = load_keys(model, state, text) if ours else load_official(model, source)
     if report.missing:
         raise ValueError(f"{text} lacks {len(report.missing)} tensors, first {report.missing[0]}: it is incomplete")
-    model.describe(
-        preprocessing=dataclasses.replace(model.preprocessing, short_side=512), card={"source": Path(text).name}
-    )
+    if not ours:
+        model.describe(preprocessing=dataclasses.replace(model.preprocessing, short_side=512))
+    model.describe(card={"source": Path(text).name})
     return model, report
