@@ -19,7 +19,7 @@ from pathlib import Path
 from claims import replace_between
 
 from cgrseg.measure.report import Report, read_report, summary, write_report
-from cgrseg.paper.order import read_timings, render
+from cgrseg.paper.order import render
 from cgrseg.paper.published import published
 
 FOLDER = Path(__file__).parent
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     path = FOLDER / "table1.json" if options.write else options.out / "table1.json"
     report = merge(reports)
     write_report(report, path)
-    text = f"{summary(report)}\n\n{render(published()[0], read_timings(path), 'md')}"
+    text = f"{summary(report)}\n\n{render(published()[0], report, 'md')}"
     print(text, end="")
     if options.write:
         replace_between(PAGE, BEGIN, END, text)

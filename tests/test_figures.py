@@ -17,13 +17,12 @@ from cgrseg.cli.main import main
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.paper import figures
-from cgrseg.paper.architecture import architecture
+from cgrseg.paper.architecture import architecture, trace
 from cgrseg.paper.attention_maps import Stages, attention_stages, class_embedding
 from cgrseg.paper.frontier import frontier
 from cgrseg.paper.measured import Measured, Score, Speed, model_of
 from cgrseg.paper.published import published
 from cgrseg.paper.tables import cost_of
-from cgrseg.paper.trace import trace
 from cgrseg.preprocessing import Preprocessing
 from cgrseg.weights import artifact
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 import cgrseg
 from cgrseg import rivals
 from cgrseg.inference.runtimes import OpenVINONetwork
+from cgrseg.measure.candidates import to_openvino
 from cgrseg.measure.complexity import Complexity, PaperCounter, complexity
-from cgrseg.measure.peers import to_openvino
 from cgrseg.nn import build
 from cgrseg.paper.measured import model_of
 from cgrseg.paper.published import Row, published

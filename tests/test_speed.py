@@ -20,9 +20,9 @@ from cgrseg.measure import candidates, speed
 from cgrseg.measure import interleave as rounds
 from cgrseg.measure.candidates import Choice, Settings, parse
 from cgrseg.measure.complexity import complexity
-from cgrseg.measure.report import read_report, render, write_report
+from cgrseg.measure.report import PHOTO_TO_LABELS, STAGES, read_report, render, write_report
 from cgrseg.measure.roofline import Limits, least_seconds, operations
-from cgrseg.measure.stages import PHOTO_TO_LABELS, STAGES, natural_logits, sample_photo
+from cgrseg.measure.stages import natural_logits, sample_photo
 from cgrseg.nn import CGRSeg, build
 from cgrseg.weights import artifact
 

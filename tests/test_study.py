@@ -65,7 +65,7 @@ def test_a_grid_is_trained_stops_resumes_and_skips_what_is_finished(
     assert main(["study", str(tmp_path / "study.yaml"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("finished before") == 2
-    assert "| one block is enough | one - none |" in printed
+    assert "one block is enough" in printed and "one - none" in printed
     assert {path.name for path in out.glob("study.*")} == {"study.md", "study.csv", "study.png", "study.svg"}
     assert len((out / "study.csv").read_text().splitlines()) == 5
 
@@ -122,11 +122,9 @@ def test_arms_are_paired_by_seed() -> None:
     scores = {("a", 0): 50.0, ("b", 0): 49.0, ("a", 1): 70.0, ("b", 1): 68.9, ("a", 2): 60.0}
     assert differences(claim, (0, 1, 2), scores) == pytest.approx([1.0, 1.1])
     study = Study("t", {"a": TrainConfig(out="."), "b": TrainConfig(out=".")}, (0, 1, 2), (claim,))
-    text = text_report(study, scores)
-    assert (
-        "| x | a - b | +1.05 ± 0.64 | 2 | 0.030 | 0.030 | holds |" in text
-    )  # though the arms' own intervals overlap widely
-    assert "| b | 49.00 | 68.90 |  | 58.95 ± 126.43 |" in text
+    text = " ".join(text_report(study, scores).split())
+    assert "| x | a - b | +1.05 ± 0.64 | 2 | 0.030 | 0.030 | holds |" in text  # though the arms' own intervals overlap
+    assert "| b | 49.00 | 68.90 | | 58.95 ± 126.43 |" in text
 
 
 @pytest.mark.parametrize(

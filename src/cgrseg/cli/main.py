@@ -100,7 +100,7 @@ def make_app() -> App:
 
     import cgrseg
 
-    from . import export, figures, paper, recipe, ship, start, train, use
+    from . import export, paper, recipe, ship, start, train, use
 
     class QuietPipe(Console):
         def on_broken_pipe(self) -> None:
@@ -124,7 +124,7 @@ def make_app() -> App:
         "Use": (use.predict, use.info),
         "Train": (train.check_data, train.import_data, train.convert_masks, recipe.train, train.val),
         "Ship": (export.export, ship.benchmark, ship.serve, ship.push, ship.convert),
-        "Paper": (paper.tables, figures.figures, paper.study),
+        "Paper": (paper.tables, paper.figures, paper.study),
     }
     for number, (title, commands) in enumerate(groups.items()):
         group = Group(title, sort_key=number)

@@ -1,4 +1,4 @@
-"""The paper: `cgrseg tables` and `study`."""
+"""The paper: `cgrseg tables`, `figures` and `study`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from cgrseg._text import printable
 
+from ._common import Weights, check_same_classes, check_weights, make_folder, parse_size
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cgrseg.data.dataset import Samples
     from cgrseg.paper.measured import Measured
 
 
@@ -38,7 +43,7 @@ def tables(
         out: a file to write to instead of printing
     """
     from cgrseg.images.files import write_file
-    from cgrseg.paper.order import read_timings
+    from cgrseg.paper.measured import read_512
     from cgrseg.paper.order import render as render_speed
     from cgrseg.paper.published import published
     from cgrseg.paper.tables import render, render_not_comparable
@@ -49,7 +54,7 @@ def tables(
     measured = read_measured(scores, speed)
     texts = [render(one, measured, format) for one in chosen]
     if speed is not None and chosen[0].number == 1:
-        texts.insert(1, render_speed(chosen[0], read_timings(speed), format))
+        texts.insert(1, render_speed(chosen[0], read_512(speed), format))
     text = "\n".join(texts) + render_not_comparable(chosen, measured, format)
     if out is None:
         print(text, end="")
@@ -61,6 +66,125 @@ def read_measured(scores: Path | None, speed: Path | None) -> Measured:
     from cgrseg.paper.measured import Measured, read_scores, read_speeds
 
     return Measured(read_scores(scores) if scores else [], read_speeds(speed) if speed else [])
+
+
+def figures(
+    figure: Literal["frontier", "architecture", "attention", "classes", "predictions"],
+    /,
+    *photos: str,
+    weights: Weights | None = None,
+    peer: Weights | None = None,
+    model: str = "cgrseg_t",
+    size: str = "512x512",
+    layer: str = "context.2",
+    channel: int | None = None,
+    scores: Path | None = None,
+    speed: Path | None = None,
+    out: Path = Path("outputs/figures"),
+    device: str = "auto",
+) -> None:
+    """Draw a figure of the paper as PNG and SVG.
+
+    frontier is Figure 1: mIoU over operations as published, and the measurements of --scores and --speed.
+    architecture is Figure 2: the modules of --model or --weights, with names, channels and sizes for an image or
+    --size. attention is Figure 3: the stages of one RCA for an image. classes belongs to Figure 4: the class embedding
+    of an image, beside the shares of the label map. predictions is Figure 5: image, mask, --peer, --weights, and where
+    the two differ; its images are in images/SPLIT of a dataset folder, so that their masks are found.
+
+    Example: `cgrseg figures attention street.jpg --weights cgrseg_lite-voc21`
+
+    Args:
+        figure: the figure
+        photos: its images
+        weights: a weights file, or the name of bundled weights
+        peer: the second weights of Figure 5
+        model: for Figure 2: a model such as cgrseg_b or segnext_t, if there are no --weights
+        size: for Figure 2: height and width of the image, if none is given
+        layer: for Figure 3: context.0, context.1, … (coarse), reconstruction.0, .1 or .2 (strides 8, 16, 32)
+        channel: for Figure 3: one channel; default: the mean over all
+        scores: a folder with reports of `cgrseg val --out`
+        speed: a benchmark.json of `cgrseg benchmark`
+        out: output folder
+        device: auto, cpu, cuda or cuda:N
+    """
+    if figure == "frontier" and photos:
+        raise ValueError(f"frontier takes no image: leave out {photos[0]}")
+    if figure in ("attention", "classes", "predictions") and (weights is None or not photos):
+        raise ValueError(f"{figure} needs an image and weights: cgrseg figures {figure} PHOTO --weights FILE")
+    if figure != "predictions" and len(photos) > 1:
+        raise ValueError(f"{figure} draws one image: leave out {photos[1]}")
+    if figure == "predictions" and peer is None:
+        raise ValueError("predictions compares two models: add --peer FILE")
+    check_weights(weights, peer)
+    shape = list(parse_size(size))
+    for photo in photos:
+        if not Path(photo).is_file():
+            raise FileNotFoundError(f"no image at {photo}")
+    make_folder(out)
+
+    import cgrseg
+    from cgrseg.images.photos import read_photo
+    from cgrseg.inference.network import Network
+    from cgrseg.inference.predictor import Predictor
+    from cgrseg.nn import build
+    from cgrseg.paper import figures as draw
+    from cgrseg.paper.architecture import architecture
+    from cgrseg.paper.attention_maps import attention_stages, class_embedding
+    from cgrseg.paper.frontier import frontier
+
+    stem: str = figure
+    if figure == "frontier":
+        drawn = frontier(read_measured(scores, speed))
+    elif figure == "predictions":
+        drawn = _predictions(photos, [str(peer), str(weights)], device)
+    elif figure == "architecture":
+        network = build(model) if weights is None else cgrseg.load(weights, device)
+        if photos:
+            _, *shape = Predictor(Network.of(network)).prepare(read_photo(photos[0])).image.shape
+        drawn = architecture(network, (shape[0], shape[1]))
+        stem += f".{model if weights is None else Path(weights).stem}.{shape[0]}x{shape[1]}"
+    else:
+        network, pixels = cgrseg.load(str(weights), device), read_photo(photos[0])
+        stem += f".{Path(photos[0]).stem}"
+        if figure == "attention":
+            drawn = draw.attention(pixels, attention_stages(network, pixels, layer, channel=channel), layer)
+            stem += f".{layer}"
+        else:
+            segmentation = cgrseg.Segmenter(network)(pixels)
+            drawn = draw.classes(class_embedding(network, pixels), segmentation.label_space, segmentation.areas())
+    for path in draw.save(drawn, out, stem):
+        print(printable(path))
+
+
+def _predictions(photos: tuple[str, ...], weights: list[str], device: str) -> Figure:
+    import numpy as np
+
+    import cgrseg
+    from cgrseg.images.bands import as_rgb
+    from cgrseg.paper import figures as draw
+
+    segmenters = [cgrseg.Segmenter(one, device=device) for one in weights]
+    labels, rows = segmenters[0].labels, []
+    check_same_classes(labels, segmenters[1].labels, weights=weights[0], data=Path(weights[1]))
+    for photo in photos:
+        samples, index = _find_sample(Path(photo))
+        check_same_classes(labels, samples.labels, weights=weights[0], data=Path(photo).parent)
+        picture, mask = samples.read(index)
+        theirs, ours = (segmenter(picture).labels for segmenter in segmenters)
+        rows.append((as_rgb(picture), np.asarray(mask), theirs, ours))
+    return draw.predictions(rows, labels, [Path(one).stem for one in weights])
+
+
+def _find_sample(photo: Path) -> tuple[Samples, int]:
+    """The split of a dataset folder that an image belongs to, and its index there."""
+    from cgrseg.data.listing import open_dataset
+
+    folders = photo.resolve().parents
+    if len(folders) < 3 or folders[1].name != "images":
+        raise ValueError(f"{photo} is not in images/SPLIT of a dataset folder: its mask cannot be found")
+    samples = open_dataset(folders[2], folders[0].name, "folder")
+    names = [samples.name(index) for index in range(len(samples))]
+    return samples, names.index(photo.name)
 
 
 def study(

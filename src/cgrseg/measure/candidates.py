@@ -20,14 +20,12 @@ from cgrseg.deploy.export import export
 from cgrseg.deploy.quantize import quantize_unverified
 from cgrseg.description import ModelSpec
 from cgrseg.inference.network import SUFFIXES, open_exported, require
-from cgrseg.inference.runtimes import OpenVINONetwork
+from cgrseg.inference.runtimes import OpenVINONetwork, import_openvino
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.nn.fusion import fuse
 from cgrseg.preprocessing import Size
 from cgrseg.weights import artifact
 from cgrseg.weights.load import find_weights, usable_device
-
-from .peers import to_openvino
 
 # How a model runs; the first is the default.
 HOWS = {
@@ -98,7 +96,6 @@ class Candidate:
 
     Args:
         network: images [B, 3, H, W] as `place` returns them -> logits [B, K, h, w].
-        classes: K.
         runtime: "torch", "onnx" or "openvino".
         precision: "float32", "bfloat16" or "int8".
         model: builds the network before folding and exporting, for counting operations.
@@ -108,7 +105,6 @@ class Candidate:
     """
 
     network: Callable[[Tensor], Tensor]
-    classes: int
     runtime: str
     precision: str
     model: Callable[[], nn.Module]
@@ -137,16 +133,16 @@ def parse(text: str) -> Choice:
     name, *words = text.split(":")
     while words and words[0] not in (*HOWS, *PRECISIONS) and Path(f"{name}:{words[0]}").exists():  # C:\\model.xml
         name = f"{name}:{words.pop(0)}"
-    precision = next((word for word in words if word in PRECISIONS), "")
+    precisions = [word for word in words if word in PRECISIONS]
     hows = [word for word in words if word not in PRECISIONS]
     for word in hows:
         if word not in HOWS:
-            close = difflib.get_close_matches(word, HOWS, n=1)
-            known = ", ".join(close or [*HOWS, *PRECISIONS])
+            known = ", ".join(difflib.get_close_matches(word, HOWS, n=1) or [*HOWS, *PRECISIONS])
             raise ValueError(f"{text}: nothing runs as {word!r}: choose from {known}")
-    for alike in (hows, [word for word in words if word in PRECISIONS]):
+    for alike in (hows, precisions):
         if len(alike) > 1:
             raise ValueError(f"{text}: {' and '.join(alike)} exclude each other: write one of them")
+    precision = "".join(precisions)
     if Path(name).suffix in SUFFIXES.values():
         usable = [name, *([f"{name}:bf16"] if Path(name).suffix == SUFFIXES["openvino"] else [])]
         if hows or text not in usable:
@@ -194,7 +190,10 @@ def prepare(choice: Choice, folder: Path, settings: Settings, photo: bytes) -> P
         if not path.exists():
             to_openvino(_rival(choice.name, settings.classes), path, settings.size)
         return path
-    weights = _weights(choice.name, folder, settings.classes)
+    weights = folder / f"{choice.name}.safetensors" if choice.name in VARIANTS else find_weights(choice.name)
+    if choice.name in VARIANTS and not weights.exists():
+        torch.manual_seed(0)
+        artifact.save(build(choice.name, num_classes=settings.classes), weights)
     if choice.how not in ("onnx", "openvino"):
         return weights
     runtime: Literal["onnx", "openvino"] = "onnx" if choice.how == "onnx" else "openvino"
@@ -210,14 +209,21 @@ def prepare(choice: Choice, folder: Path, settings: Settings, photo: bytes) -> P
     return export(model, folder, name=name, formats=[runtime], size=settings.size, batches=(1,))[0].path
 
 
-def _weights(name: str, folder: Path, classes: int) -> Path:
-    if name not in VARIANTS:
-        return find_weights(name)
-    path = folder / f"{name}.safetensors"
-    if not path.exists():
-        torch.manual_seed(0)
-        artifact.save(build(name, num_classes=classes), path)
-    return path
+def to_openvino(model: nn.Module, path: Path, size: Size) -> None:
+    """Write a rival as OpenVINO IR in float32, for any batch of images of `size` (height, width).
+
+    Raises:
+        ValueError: OpenVINO cannot convert it.
+    """
+    openvino = import_openvino()
+    example = torch.zeros(1, 3, *size)
+    try:
+        with quiet(), torch.no_grad():
+            converted = openvino.convert_model(model.eval(), example_input=example, input=[-1, 3, *size])
+    except Exception as error:  # the converter has its own error types
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"OpenVINO cannot convert {type(model).__name__} ({line}): run it as eager") from error
+    openvino.save_model(converted, path, compress_to_fp16=False)
 
 
 def open_candidate(choice: Choice, path: Path | None, settings: Settings) -> Candidate:
@@ -227,42 +233,40 @@ def open_candidate(choice: Choice, path: Path | None, settings: Settings) -> Can
         ValueError: the file is not usable, or there is no such device.
         OSError: the file cannot be read.
     """
-    if choice.name in rivals.NAMES:
-        return _open_rival(choice, path, settings)
-    assert path is not None
-    if path.suffix in SUFFIXES.values():
-        bf16 = choice.precision == "bf16"
+    bf16, rival = choice.precision == "bf16", choice.name in rivals.NAMES
+    precision = PRECISIONS.get(choice.precision, "float32")
+    if path is not None and path.suffix in SUFFIXES.values():
+        if rival:
+            network = OpenVINONetwork(path, settings.device, settings.threads, bf16)
+            return Candidate(network, "openvino", precision, partial(_rival, choice.name, settings.classes))
         exported = open_exported(path, settings.device, threads=settings.threads, bf16=bf16)
-        precision = "int8" if ".int8" in path.name else _precision(choice)
+        precision = "int8" if ".int8" in path.name else precision
         spec = exported.description.spec
-        return Candidate(exported, spec.num_classes, exported.runtime, precision, partial(_shapes, spec), spec)
-    return _open_weights(choice, path, usable_device(settings.device))
-
-
-def _open_weights(choice: Choice, path: Path, device: torch.device) -> Candidate:
+        return Candidate(exported, exported.runtime, precision, partial(_shapes, spec), spec)
+    device = usable_device(settings.device)
+    if path is None:
+        count = partial(_rival, choice.name, settings.classes)
+        model = _compiled(count().to(device), choice, torch.contiguous_format)
+        return Candidate(model, "torch", precision, count, device=device)
     spec = artifact.describe(path).spec
-    if choice.how == "naive":
+    naive = choice.how == "naive"
+    if naive:
         spec = dataclasses.replace(spec, bias_mode="official")
-    model: nn.Module = artifact.load(path, device, spec=spec)
-    layout = torch.contiguous_format
-    if choice.how in ("fused", "channels_last", "compiled"):
-        assert isinstance(model, CGRSeg)
-        model = fuse(model)
-    if choice.how in ("channels_last", "compiled"):
-        layout = torch.channels_last
-    network = _in_torch(model, choice, device, layout)
-    naive, count = choice.how == "naive", partial(_shapes, spec)
-    return Candidate(network, spec.num_classes, "torch", _precision(choice), count, spec, device, layout, naive)
+    own = artifact.load(path, device, spec=spec)
+    layout = torch.channels_last if choice.how in ("channels_last", "compiled") else torch.contiguous_format
+    model = _compiled(own if choice.how in ("eager", "naive") else fuse(own), choice, layout)
+    return Candidate(model, "torch", precision, partial(_shapes, spec), spec, device, layout, naive)
 
 
-def _open_rival(choice: Choice, path: Path | None, settings: Settings) -> Candidate:
-    count = partial(_rival, choice.name, settings.classes)
-    if path is not None:
-        network = OpenVINONetwork(path, settings.device, settings.threads, choice.precision == "bf16")
-        return Candidate(network, settings.classes, "openvino", _precision(choice), count)
-    place = usable_device(settings.device)
-    torch_network = _in_torch(count().to(place), choice, place, torch.contiguous_format)
-    return Candidate(torch_network, settings.classes, "torch", _precision(choice), count, device=place)
+def _compiled(model: nn.Module, choice: Choice, layout: torch.memory_format) -> Callable[[Tensor], Tensor]:
+    """The model in the candidate's type and memory format, compiled if the candidate is."""
+    if choice.precision == "bf16":
+        model = model.to(torch.bfloat16)
+    model = model.to(memory_format=layout)
+    if choice.how != "compiled":
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return torch.compile(model, mode="reduce-overhead" if on_gpu else None)
 
 
 def _rival(name: str, classes: int) -> nn.Module:
@@ -271,23 +275,7 @@ def _rival(name: str, classes: int) -> nn.Module:
         return rivals.build(name, classes).eval().requires_grad_(False)
 
 
-def _precision(choice: Choice) -> str:
-    return PRECISIONS.get(choice.precision, "float32")
-
-
 def _shapes(spec: ModelSpec) -> nn.Module:
     """The model on the meta device."""
     with torch.device("meta"):
         return CGRSeg(spec=spec).eval()
-
-
-def _in_torch(
-    model: nn.Module, choice: Choice, device: torch.device, layout: torch.memory_format
-) -> Callable[[Tensor], Tensor]:
-    """The model as it is called in the benchmark."""
-    if choice.precision == "bf16":
-        model = model.to(torch.bfloat16)
-    model = model.to(memory_format=layout)
-    if choice.how != "compiled":
-        return model
-    return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else None)

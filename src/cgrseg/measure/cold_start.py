@@ -19,23 +19,7 @@ from .candidates import Choice, Settings
 PHOTOS = 5  # before the memory is read
 
 
-@dataclasses.dataclass(frozen=True)
-class ColdStart:
-    """What a new process needs.
-
-    Args:
-        cold_start_seconds: from its start, imports and loading included, to the first label map.
-        peak_memory_mb: maximum main memory in 1e6 bytes, libraries included, after five images; None if the system
-            does not report it.
-        peak_gpu_memory_mb: maximum GPU memory of torch in 1e6 bytes; None without a GPU.
-    """
-
-    cold_start_seconds: float
-    peak_memory_mb: float | None
-    peak_gpu_memory_mb: float | None = None
-
-
-def measure_cold_start(choice: Choice, path: Path | None, photo: bytes, settings: Settings) -> ColdStart:
+def measure_cold_start(choice: Choice, path: Path | None, photo: bytes, settings: Settings) -> dict[str, float | None]:
     """Start a process that opens a candidate and labels an image with it.
 
     Args:
@@ -43,6 +27,12 @@ def measure_cold_start(choice: Choice, path: Path | None, photo: bytes, settings
         path: what `candidates.prepare` returned.
         photo: content of an image file.
         settings: of the benchmark.
+
+    Returns:
+        cold_start_seconds: from the start of the process, imports and loading included, to the first label map.
+        peak_memory_mb: maximum main memory in 1e6 bytes, libraries included, after five images; None if the system
+            does not report it.
+        peak_gpu_memory_mb: maximum GPU memory of torch in 1e6 bytes; None without a GPU.
 
     Raises:
         ValueError: the process failed, with its last line of output.
@@ -63,10 +53,11 @@ def measure_cold_start(choice: Choice, path: Path | None, photo: bytes, settings
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ValueError(f"{choice} fails in a process of its own ({lines[-1][:200]}): run it alone")
-    return ColdStart(**json.loads(done.stdout.splitlines()[-1]))
+    found: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _measure(order: dict[str, Any]) -> ColdStart:
+def _measure(order: dict[str, Any]) -> dict[str, float | None]:
     import torch
 
     from .candidates import open_candidate
@@ -83,22 +74,20 @@ def _measure(order: dict[str, Any]) -> ColdStart:
     for _ in range(PHOTOS - 1):
         run_stages(candidate, photo, settings.size)
     gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
-    memory = _peak_memory()
-    return ColdStart(seconds, None if memory is None else memory / 1e6, gpu)
+    return {"cold_start_seconds": seconds, "peak_memory_mb": _peak_memory_mb(), "peak_gpu_memory_mb": gpu}
 
 
-def _peak_memory() -> float | None:
-    """Maximum main memory of this process in bytes; None if the system does not report it."""
+def _peak_memory_mb() -> float | None:
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would start with the parent's
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * float(line.split()[1])
+        return 1024 * float(line.split()[1]) / 1e6
     if sys.platform == "darwin":
         import resource
 
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return None
 
 
 if __name__ == "__main__":
-    print(json.dumps(dataclasses.asdict(_measure(json.loads(sys.argv[1])))))
+    print(json.dumps(_measure(json.loads(sys.argv[1]))))

@@ -9,16 +9,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module, metadata
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
 from cgrseg._process import busy, cores
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cgrseg.inference.network import Network
+from .interleave import clocked
 
 # Extra -> purpose. Its packages are listed in pyproject.toml; "dev" and "docs" are for contributors.
 EXTRAS = {
@@ -163,10 +161,8 @@ def self_test(device: str = "auto") -> Finding:
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     try:
         segmenter = Segmenter(names[0], device=str(place), short_side=160)
-        segmenter(photo)  # warm up
-        start = perf_counter()
         labels = segmenter(photo).labels
-        seconds = perf_counter() - start
+        seconds = clocked(lambda: segmenter(photo))  # not of the first call
         exact = Segmenter(load(names[0], "cpu").double(), short_side=160)(photo).labels
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         return Finding(name, f"{names[0]} on {place}: {_line(error)}", works=False, cure="try --device cpu")
@@ -195,20 +191,14 @@ def speeds() -> list[Finding]:
             with torch.inference_mode():
                 network = open_network(names[0], device="cpu", **options)
                 network(image)  # warm up
-                seconds = sorted(_seconds(network, image) for _ in range(5))
-            found.append(Finding(name, f"{1000 * seconds[2]:.0f} ms an image"))
+                seconds = median(clocked(partial(network, image)) for _ in range(5))
+            found.append(Finding(name, f"{1000 * seconds:.0f} ms an image"))
         except (ValueError, OSError, RuntimeError) as error:
             found.append(Finding(name, _line(error)))
     found.append(Finding("int8", "is calibrated with images: cgrseg export --int8 …, then cgrseg benchmark"))
     folder = cache.cache_folder()
     found.append(Finding("cache", f"{folder}, {cache.size() / 1e6:.0f} MB; remove it with cgrseg doctor --clear-cache"))
     return found
-
-
-def _seconds(network: Network, image: Tensor) -> float:
-    start = perf_counter()
-    network(image)
-    return perf_counter() - start
 
 
 def hub() -> Finding:

@@ -9,8 +9,8 @@ from typing import Any
 
 from cgrseg.images.files import save_figure, write_file
 
-from .stages import PHOTO_TO_LABELS, STAGES
-
+STAGES = ("decode", "resize", "normalise", "network", "label map", "encode")
+PHOTO_TO_LABELS = STAGES[:-1]  # the sum is "photo to label map"
 FORMAT = 1  # version of the file
 NEEDED = {"settings", "machine", "results"}
 NEEDED_OF_ROWS = {"label", "model", "spec", "network_ms", "images_per_second"}
@@ -67,7 +67,7 @@ def render(report: Report, published: Mapping[str, float] | None = None) -> str:
         ("Throughput and cost", _costs(rows, published or {})),
         ("Stages of one image, median ms", _stages(rows)),
     ]
-    return "\n".join(f"{title}:\n\n{table(lines)}" for title, lines in parts)
+    return "\n".join(f"{title}:\n\n{markdown(lines)}" for title, lines in parts)
 
 
 def _latencies(rows: Sequence[Report]) -> list[list[str]]:
@@ -83,20 +83,8 @@ def _latencies(rows: Sequence[Report]) -> list[list[str]]:
 
 
 def _costs(rows: Sequence[Report], published: Mapping[str, float]) -> list[list[str]]:
-    lines = [
-        [
-            "",
-            "parameters, M",
-            "multiply-adds, G",
-            "images/s",
-            "at batch",
-            "paper on a V100",
-            "memory, MB",
-            "cold start, s",
-            "limit, ms",
-            "reached",
-        ]
-    ]
+    lines = [["", "parameters, M", "multiply-adds, G", "images/s", "at batch", "paper on a V100"]]
+    lines[0] += ["memory, MB", "cold start, s", "limit, ms", "reached"]
     for row in rows:
         paper = published.get(row["model"])
         lines.append(
@@ -121,18 +109,12 @@ def _stages(rows: Sequence[Report]) -> list[list[str]]:
     return lines + [[row["label"], *(f"{row['stages_ms'][stage]:.2f}" for stage in STAGES)] for row in rows]
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table from a heading and rows, aligned, numbers to the right."""
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table from a heading and rows; the first column is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    bars = []
-    for line in lines:
-        cells = [
-            f"{line[0]:<{widths[0]}}",
-            *(f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)),
-        ]
-        bars.append(f"| {' | '.join(cells)} |")
-    rule = "|" + "|".join("-" * (width + 1) + (":" if index else "-") for index, width in enumerate(widths)) + "|"
-    return "\n".join([bars[0], rule, *bars[1:]]) + "\n"
+    rule = [f"{'':-<{width + 1}}" + ("-:"[index > 0]) for index, width in enumerate(widths)]
+    bars = [[f" {cell:{'>' if index else '<'}{widths[index]}} " for index, cell in enumerate(line)] for line in lines]
+    return "".join(f"|{'|'.join(cells)}|\n" for cells in (bars[0], rule, *bars[1:]))
 
 
 COLORS = ("#8da0cb", "#a6d854", "#ffd92f", "#c1272d", "#fc8d62")  # one per stage, the network in red

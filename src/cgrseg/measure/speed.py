@@ -24,9 +24,9 @@ from .candidates import Candidate, Choice, Settings, open_candidate, prepare
 from .cold_start import measure_cold_start
 from .complexity import complexity
 from .interleave import CALLS, clocked, ratio, take_turns
-from .report import FORMAT, Report
+from .report import FORMAT, PHOTO_TO_LABELS, STAGES, Report
 from .roofline import Limits, least_seconds, measure_limits, operations
-from .stages import PHOTO_TO_LABELS, REGIONS, STAGES, run_stages, sample_photo
+from .stages import REGIONS, run_stages, sample_photo
 
 GAIN = 1.05  # a larger batch must increase the throughput by this factor, or the sweep ends
 WARM_UP = 3  # calls before the first round
@@ -87,7 +87,7 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | N
             row |= _limit(candidate, settings, limits, row["network_ms"]["median"]) | _throughput(candidate, settings)
             bar.update()
             bar.set_description(f"cold start of {name}")
-            rows.append(row | dataclasses.asdict(measure_cold_start(choice, path, photo, settings)))
+            rows.append(row | measure_cold_start(choice, path, photo, settings))
             bar.update()
     conditions = {"photo": "sample" if photo == sample_photo(settings.size) else "given", "cores": cores}
     return {

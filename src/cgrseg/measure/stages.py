@@ -25,8 +25,6 @@ from cgrseg.preprocessing import Pixels, Preprocessing, Size
 
 from .candidates import Candidate
 
-STAGES = ("decode", "resize", "normalise", "network", "label map", "encode")
-PHOTO_TO_LABELS = STAGES[:-1]  # the sum is "photo to label map"
 QUALITY = 90  # of the sample image's JPEG
 REGIONS = 4  # natural logits have about this many regions per side
 
@@ -45,21 +43,21 @@ def sample_photo(size: Size) -> bytes:
     return file.getvalue()
 
 
-def natural_logits(classes: int, size: Size, *, regions: int = REGIONS, seed: int = 0) -> Tensor:
-    """Logits [1, classes, *size] whose winners form about `regions` x `regions` regions with smooth borders.
+def natural_logits(classes: int, size: Size) -> Tensor:
+    """Logits [1, classes, *size] whose winners form about 4x4 regions with smooth borders; always the same.
 
     They are like those of a trained network on a photo, on which the time of a label map depends. Logits of an
     untrained network have borders everywhere, or nowhere.
     """
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(1, classes, regions, regions, generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, classes, REGIONS, REGIONS, generator=generator)
     fine = torch.randn(1, classes, *size, generator=generator)
     return F.interpolate(coarse, size, mode="bicubic") * 3 + fine * 0.05
 
 
 @torch.inference_mode()
 def run_stages(candidate: Candidate, photo: bytes, size: Size) -> dict[str, float]:
-    """Seconds of each of `STAGES` for one image.
+    """Seconds of each of `report.STAGES` for one image.
 
     The image is resized to `size` (height, width) whatever its aspect ratio; the label map has the image's own size.
     The label map is computed from natural logits of the network's shape, type and device.

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from torch import Tensor, nn
 
 from cgrseg.nn import CGRSeg
+from cgrseg.preprocessing import Size
 
 from .figures import COLUMN, OURS, STYLE, THEIRS, new_figure
-from .trace import Size, Step, trace
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 0.78, 0.6  # of a box; columns and rows are 1 apart
 COLORS = {"encoder": "#dbe7f3", "context": "#fde3c8", "reconstruction": "#dcefdc", "head": "#f6d5d7", "": "#ffffff"}
 Place = tuple[float, float]  # column, row
 
 
+@rc_context(STYLE)
 def architecture(model: CGRSeg, size: Size) -> Figure:
     """The network for an image of `size` (height, width).
 
     A box has the name of the module, its class, the shape of its output (channels, height, width), and its
     parameters. The encoder is the first column, the context the last row, the head the last column.
     """
-    from matplotlib import rc_context
-
     seen = trace(model, size)
     boxes: dict[Place, Step] = {}
     maps = len(seen.encoder)
@@ -39,31 +43,30 @@ def architecture(model: CGRSeg, size: Size) -> Figure:
     for row, step in enumerate(seen.head):
         boxes[last, row] = step
     height = max(below + bool(seen.context), len(seen.head))
-    with rc_context(STYLE):
-        figure = new_figure(0.58 * height + 0.35, width=2 * COLUMN)
-        axes = figure.subplots()
-        axes.set(xlim=(-0.55, last + 0.45), ylim=(height - 0.6, -1.05))
-        axes.axis("off")
-        spec = model.spec
-        total = sum(each.numel() for each in model.parameters()) / 1e6
-        about = f"{spec.name} on {spec.backbone}, {spec.num_classes} classes, {total:.2f} M parameters"
-        axes.text(-WIDTH / 2, -0.86, about, fontsize=7, fontweight="bold", va="center")
-        legend = "boxes: module, class, output (channels x height x width), parameters"
-        axes.text(-WIDTH / 2, -0.62, legend, fontsize=6, va="center")
-        _box(axes, (0, 0), "", "image", "", (3, *size))
-        for place, step in boxes.items():
-            _box(axes, place, step.name.partition(".")[0], step.name, step.kind, step.shape, step.parameters)
-        for row in range(maps):
-            _arrow(axes, (0, row + HEIGHT / 2), (0, row + 1 - HEIGHT / 2))
-        if seen.calibrate:
-            _draw_reconstruction(axes, rows, seen.lateral)
-        else:
-            for row in rows:
-                _arrow(axes, (WIDTH / 2, row), (0.5, row), (0.5, rows[0]), (1 - WIDTH / 2, rows[0]))
-        if seen.context:
-            _draw_context(axes, seen.context, seen.contexts, rows, below)
-        _draw_head(axes, seen.head, rows[0], last)
-        return figure
+    figure = new_figure(0.58 * height + 0.35, width=2 * COLUMN)
+    axes = figure.subplots()
+    axes.set(xlim=(-0.55, last + 0.45), ylim=(height - 0.6, -1.05))
+    axes.axis("off")
+    spec = model.spec
+    total = sum(each.numel() for each in model.parameters()) / 1e6
+    about = f"{spec.name} on {spec.backbone}, {spec.num_classes} classes, {total:.2f} M parameters"
+    axes.text(-WIDTH / 2, -0.86, about, fontsize=7, fontweight="bold", va="center")
+    legend = "boxes: module, class, output (channels x height x width), parameters"
+    axes.text(-WIDTH / 2, -0.62, legend, fontsize=6, va="center")
+    _box(axes, (0, 0), "", "image", "", (3, *size))
+    for place, step in boxes.items():
+        _box(axes, place, step.name.partition(".")[0], step.name, step.kind, step.shape, step.parameters)
+    for row in range(maps):
+        _arrow(axes, (0, row + HEIGHT / 2), (0, row + 1 - HEIGHT / 2))
+    if seen.calibrate:
+        _draw_reconstruction(axes, rows, seen.lateral)
+    else:
+        for row in rows:
+            _arrow(axes, (WIDTH / 2, row), (0.5, row), (0.5, rows[0]), (1 - WIDTH / 2, rows[0]))
+    if seen.context:
+        _draw_context(axes, seen.context, seen.contexts, rows, below)
+    _draw_head(axes, seen.head, rows[0], last)
+    return figure
 
 
 def _draw_reconstruction(axes: Any, rows: list[int], lateral: list[Step]) -> None:
@@ -114,8 +117,6 @@ PLAIN: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 def _box(
     axes: Any, place: Place, part: str, name: str, kind: str, shape: tuple[int, ...], parameters: int | None = None
 ) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
     column, row = place
     axes.add_patch(
         FancyBboxPatch(
@@ -153,3 +154,91 @@ def _arrow(axes: Any, *points: Place) -> None:
     axes.plot(xs, ys, color="#444444", linewidth=0.6, solid_joinstyle="miter", zorder=0.5)
     style = {"arrowstyle": "-|>", "color": "#444444", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 5}
     axes.annotate("", points[-1], points[-2], arrowprops=style)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a module.
+
+    Args:
+        name: of the module, as in `model.get_submodule`.
+        kind: its class.
+        shape: of the output without the batch: (C, h, w), or (D, K, 1) for prototypes.
+        parameters: of the module.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The steps of one image through a network, in the order of the calls.
+
+    Args:
+        encoder: one step per map, from fine to coarse.
+        context: pooling and blocks; none in SegNeXt.
+        contexts: shapes of p2, p3, p4.
+        calibrate, lateral, fuse: of the reconstruction, at strides 8, 16, 32; lateral has no last step.
+        reconstruction: the whole.
+        head: its direct children except dropout; one that is called twice is there twice.
+    """
+
+    encoder: list[Step]
+    context: list[Step]
+    contexts: list[tuple[int, ...]]
+    calibrate: list[Step]
+    lateral: list[Step]
+    fuse: list[Step]
+    reconstruction: Step
+    head: list[Step]
+
+
+def trace(model: CGRSeg, size: Size) -> Trace:
+    """Run a copy of the model on the meta device, where nothing is computed, and record what every module returns.
+
+    Raises:
+        ValueError: the model does not accept images of this size.
+    """
+    model = copy.deepcopy(model).to("meta").eval()
+    calls: list[tuple[str, nn.Module, Any]] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda module, _, out, name=name: calls.append((name, module, out)))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, *size, device="meta"))
+
+    def step(name: str, module: nn.Module, out: Any) -> Step:
+        shape = tuple(out.shape[1:]) if isinstance(out, Tensor) else ()
+        return Step(name, type(module).__name__, shape, sum(each.numel() for each in module.parameters()))
+
+    def children(part: str) -> list[Step]:
+        """The calls of a part's direct children."""
+        return [step(*call) for call in calls if call[0].rpartition(".")[0] == part]
+
+    def by_name(part: str) -> list[Step]:
+        return sorted(children(part), key=lambda step: step.name)
+
+    def maker(out: Tensor) -> Step:
+        """The outermost module that returns a map; the last one with its shape, if the encoder changed the map."""
+        parts = [call for call in calls if call[0].startswith("encoder.") and isinstance(call[2], Tensor)]
+        makers = [call for call in parts if call[2] is out] or [call for call in parts if call[2].shape == out.shape]
+        if not makers:
+            return Step("encoder", type(model.encoder).__name__, tuple(out.shape[1:]), 0)
+        depth = min(call[0].count(".") for call in makers)
+        return step(*[call for call in makers if call[0].count(".") == depth][-1])
+
+    outputs = {name: out for name, _, out in calls}
+    head = [one for one in children("head") if not one.kind.startswith("Dropout")]
+    (whole,) = [one for one in children("") if one.name == "reconstruction"]
+    return Trace(
+        [maker(out) for out in outputs["encoder"]],
+        [*(one for one in children("context") if one.name != "context.blocks"), *children("context.blocks")],
+        [tuple(out.shape[1:]) for out in outputs["context"]],
+        by_name("reconstruction.calibrate"),
+        by_name("reconstruction.lateral"),
+        by_name("reconstruction.fuse"),
+        whole,
+        head,
+    )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from .figures import MEASURED, OURS, STYLE, THEIRS, new_figure
 from .measured import Measured, model_of
 from .published import Row, published
 from .tables import cost_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FAMILIES = ("CGRSeg", "SegNeXt", "Segformer", "FeedFormer")  # drawn as lines from small to large
 Boxes = np.ndarray[Any, np.dtype[np.float64]]
@@ -25,6 +24,7 @@ PLACES = (
 )
 
 
+@rc_context(STYLE)
 def frontier(measured: Measured) -> Figure:
     """Figure 1: mIoU on ADE20K as published over operations; our scores are crosses.
 
@@ -32,8 +32,6 @@ def frontier(measured: Measured) -> Figure:
     second has the multiply-adds of all models that can be built here, with all matrix products. With measured speeds a
     third panel has our latency.
     """
-    from matplotlib import rc_context
-
     table = published()[0]
     built = [(row, model) for row in table.rows if (model := model_of(row)) is not None]
     panels = [
@@ -43,18 +41,17 @@ def frontier(measured: Measured) -> Figure:
     latencies = [(speed.latency_ms, row) for row in table.rows if (speed := measured.speed(row)) is not None]
     panels += [("latency measured here, ms per image", latencies)] if latencies else []
     scores = {row: score[0] for row, _ in built if (score := measured.score(row, table)) is not None}
-    with rc_context(STYLE):
-        figure = new_figure(2.7 * len(panels))
-        for axes, (label, points) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-            _draw(axes, points, label)
-            for x, row in points:
-                if row in scores:
-                    axes.plot(x, scores[row], "x", color=MEASURED)
-                    axes.annotate("measured here", (x, scores[row]), (4, -6), textcoords="offset points", fontsize=5.5)
-        figure.draw_without_rendering()  # settles the layout, on which the places of the names depend
-        for axes, (_, points) in zip(figure.axes, panels, strict=True):
-            _name(axes, points)
-        return figure
+    figure = new_figure(2.7 * len(panels))
+    for axes, (label, points) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        _draw(axes, points, label)
+        for x, row in points:
+            if row in scores:
+                axes.plot(x, scores[row], "x", color=MEASURED)
+                axes.annotate("measured here", (x, scores[row]), (4, -6), textcoords="offset points", fontsize=5.5)
+    figure.draw_without_rendering()  # settles the layout, on which the places of the names depend
+    for axes, (_, points) in zip(figure.axes, panels, strict=True):
+        _name(axes, points)
+    return figure
 
 
 def _draw(axes: Any, points: Sequence[tuple[float, Row]], label: str) -> None:

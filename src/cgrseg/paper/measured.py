@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cgrseg.description import VARIANTS, ModelSpec
+from cgrseg.measure.report import read_report
 
 from .published import Protocol, Row, Table
 
@@ -156,8 +157,6 @@ def read_512(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not such a file, or has another size.
     """
-    from cgrseg.measure.report import read_report
-
     report = read_report(path)
     if (size := tuple(report["settings"]["size"])) != SIZE:
         raise ValueError(f"--speed {path} was measured at {size[0]}x{size[1]}, the paper at 512x512: measure it there")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgrseg._yaml import read_yaml
 from cgrseg.images.files import write_file
+from cgrseg.measure.report import markdown
 from cgrseg.training.config import CONFIG, TrainConfig
 from cgrseg.typed import build, merged
 from cgrseg.weights.artifact import describe
@@ -203,26 +204,19 @@ def judge(study: Study, scores: Scores) -> list[Verdict]:
 
 def text_report(study: Study, scores: Scores) -> str:
     """Arms and claims as Markdown tables."""
-    lines = [
-        f"# {study.title}",
-        "",
-        "| arm | " + " | ".join(f"seed {seed}" for seed in study.seeds) + " | mean, 95 % interval |",
-    ]
-    lines += ["|---|" + "---:|" * (len(study.seeds) + 1)]
+    arms = [["arm", *(f"seed {seed}" for seed in study.seeds), "mean, 95 % interval"]]
     for arm in study.arms:
-        values = [scores[arm, seed] for seed in study.seeds if (arm, seed) in scores]
         cells = [f"{scores[arm, seed]:.2f}" if (arm, seed) in scores else "" for seed in study.seeds]
-        lines.append(f"| {arm} | {' | '.join(cells)} | {_spread(values)} |")
+        arms.append([arm, *cells, _spread([scores[arm, seed] for seed in study.seeds if (arm, seed) in scores])])
     how = f"Verdicts: paired t-tests, p corrected for {len(study.claims)} claims (Holm), level {LEVEL:.0%}"
-    lines += ["", f"mIoU in %. Intervals: Student's t over the seeds, not corrected. {how}.", ""]
-    lines += ["| claim | arms | difference, 95 % interval | seeds | p | p, Holm | verdict |"]
-    lines += ["|---|---|---:|---:|---:|---:|---|"]
+    note = f"mIoU in %. Intervals: Student's t over the seeds, not corrected. {how}."
+    claims = [["claim", "arms", "difference, 95 % interval", "seeds", "p", "p, Holm", "verdict"]]
     for claim, verdict in zip(study.claims, judge(study, scores), strict=True):
         values = verdict.differences
         cells = [claim.say, f"{claim.better} - {claim.worse}", _spread(values, "+"), str(len(values))]
         cells += ["" if math.isnan(one) else f"{one:.3f}" for one in (verdict.p, verdict.corrected)]
-        lines.append(f"| {' | '.join([*cells, verdict.word])} |")
-    return "\n".join(lines) + "\n"
+        claims.append([*cells, verdict.word])
+    return f"# {study.title}\n\n{markdown(arms)}\n{note}\n\n{markdown(claims)}"
 
 
 def _spread(values: list[float], sign: str = "") -> str:
@@ -249,15 +243,14 @@ def write_report(study: Study, scores: Scores, out: Path) -> None:
 def plot(study: Study, scores: Scores) -> Figure:
     """Two panels, arms and claims: a dot per seed, the mean, and its 95 % interval."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    from .figures import COLUMN, OURS, STYLE, THEIRS
+    from .figures import OURS, STYLE, THEIRS, new_figure
 
     arms = {arm: [scores[arm, seed] for seed in study.seeds if (arm, seed) in scores] for arm in study.arms}
     claims = {f"{one.better} - {one.worse}": differences(one, study.seeds, scores) for one in study.claims}
     heights = [1 + len(arms), 1 + len(claims)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(COLUMN, 0.28 * sum(heights)), layout="constrained")
+        figure = new_figure(0.28 * sum(heights))
         above, below = figure.subplots(2, height_ratios=heights)
         _draw_lines(above, arms, [OURS, *[THEIRS] * (len(arms) - 1)], "mIoU, %: seeds, mean, 95 % interval")
         _draw_lines(below, claims, [OURS] * len(claims), "difference, points of mIoU, paired by seed")

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from cgrseg.description import ModelSpec
+from cgrseg.measure.report import markdown
 
 from .measured import Measured, Model, model_of, not_comparable
 from .published import Row, Table
@@ -157,14 +158,8 @@ def layout(title: str, head: list[str], rows: list[list[str]], notes: list[str],
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
         texts = "".join(f"<p>{html.escape(line)}</p>\n" for line in notes)
         return f"<h2>{html.escape(title)}</h2>\n<table>\n<tr>{cells}</tr>\n{body}</table>\n{texts}"
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    bars = [
-        "|".join(("", *(f" {cell:{width}} " for cell, width in zip(row, widths, strict=True)), ""))
-        for row in [head, *rows]
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + (":" if index else "-") for index, width in enumerate(widths)) + "|"
-    below = [f"- {line}" for line in notes]
-    return "\n".join([f"## {title}", "", bars[0], rule, *bars[1:], *([""] if below else []), *below]) + "\n"
+    below = "".join(f"- {line}\n" for line in notes)
+    return f"## {title}\n\n{markdown([head, *rows])}" + (f"\n{below}" if notes else "")
 
 
 def render_not_comparable(tables: Sequence[Table], measured: Measured, form: str) -> str:
