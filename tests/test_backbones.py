@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgrseg.nn import build
-from cgrseg.nn.backbones.mscan import MSCANSpec
-from cgrseg.nn.backbones.mscan import build as mscan
+from cgrseg.nn.backbones.mscan import MSCAN, SIZES
 from cgrseg.nn.backbones.timm import TimmEncoder
 
-SMALL = MSCANSpec((8, 16, 24, 32), (1, 2, 1, 1))
+SMALL = ((8, 16, 24, 32), (1, 2, 1, 1))
 sides = st.integers(32, 200)
 
 
@@ -39,13 +38,13 @@ def randomise(module: nn.Module) -> None:
 @pytest.mark.parametrize(("size", "published"), [("t", "4.2"), ("s", "14.0"), ("b", "26.8")])
 def test_mscan_has_the_published_parameters_of_the_classifier(size: str, published: str) -> None:
     with torch.device("meta"):
-        encoder = mscan(size)
+        encoder = MSCAN(size=size)
     classifier = encoder.channels[-1] * 1000 + 1000
     total = sum(parameter.numel() for parameter in encoder.parameters()) + classifier
     assert f"{total / 1e6:.1f}" == published
 
 
-def released_mscan_shapes(spec: MSCANSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+def released_mscan_shapes(size: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Keys and shapes of a released MSCAN file, without its classifier and BatchNorm's counters."""
 
     def conv(key: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -57,7 +56,7 @@ def released_mscan_shapes(spec: MSCANSpec) -> Iterator[tuple[str, tuple[int, ...
             yield f"{key}.{name}", (width,)
 
     before = 3
-    for stage, (c, depth, ratio) in enumerate(zip(spec.widths, spec.depths, (8, 8, 4, 4), strict=True), start=1):
+    for stage, (c, depth, ratio) in enumerate(zip(*SIZES[size], (8, 8, 4, 4), strict=True), start=1):
         if stage == 1:
             yield from conv("patch_embed1.proj.0", c // 2, 3, 3, 3)
             yield from norm("patch_embed1.proj.1", c // 2)
@@ -89,9 +88,9 @@ def released_mscan_shapes(spec: MSCANSpec) -> Iterator[tuple[str, tuple[int, ...
 
 
 def test_mscan_takes_the_released_files() -> None:
-    encoder = mscan("t")
+    encoder = MSCAN(size="t")
     shapes = {key: tuple(value.shape) for key, value in encoder.state_dict().items() if value.ndim}
-    assert shapes == dict(released_mscan_shapes(MSCANSpec((32, 64, 160, 256), (3, 3, 5, 2))))
+    assert shapes == dict(released_mscan_shapes("t"))
 
 
 def reference_mscan(state: dict[str, Tensor], images: Tensor) -> list[Tensor]:
@@ -117,7 +116,7 @@ def reference_mscan(state: dict[str, Tensor], images: Tensor) -> list[Tensor]:
         return conv(f"{key}.fc2", F.gelu(conv(f"{key}.dwconv.dwconv", conv(f"{key}.fc1", x))))
 
     maps: list[Tensor] = []
-    for stage, depth in enumerate(SMALL.depths, start=1):
+    for stage, depth in enumerate(SMALL[1], start=1):
         if stage == 1:
             x = F.gelu(norm("patch_embed1.proj.1", conv("patch_embed1.proj.0", images, 2)))
             x = norm("patch_embed1.proj.4", conv("patch_embed1.proj.3", x, 2))
@@ -133,8 +132,8 @@ def reference_mscan(state: dict[str, Tensor], images: Tensor) -> list[Tensor]:
 
 
 def test_mscan_computes_the_published_design(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(mscan.__globals__["SIZES"], "small", SMALL)
-    encoder = mscan("small").double().eval()
+    monkeypatch.setitem(SIZES, "small", SMALL)
+    encoder = MSCAN(size="small").double().eval()
     randomise(encoder)
     images = torch.randn(2, 3, 45, 70, dtype=torch.float64)
     expected = reference_mscan(encoder.state_dict(), images)
@@ -144,7 +143,7 @@ def test_mscan_computes_the_published_design(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_mscan_starts_as_released() -> None:
     torch.manual_seed(0)
-    encoder = mscan("t")
+    encoder = MSCAN(size="t")
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.weight[0, 0].numel() * module.out_channels / module.groups
@@ -160,27 +159,27 @@ def test_mscan_starts_as_released() -> None:
 
 
 def test_mscan_drop_path_grows_linearly() -> None:
-    rates = [m.rate for m in mscan("t", drop_path=0.12).modules() if type(m).__name__ == "DropPath"]
+    rates = [m.rate for m in MSCAN(size="t", drop_path=0.12).modules() if type(m).__name__ == "DropPath"]
     assert rates == pytest.approx([0.01 * j for j in range(13)])
 
 
 def test_mscan_trains_every_parameter() -> None:
-    encoder = mscan("t", drop_path=0.0)
+    encoder = MSCAN(size="t", drop_path=0.0)
     sum(x.square().mean() for x in encoder(torch.randn(2, 3, 64, 64))).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
 @cache
-def shapes_only(make: Callable[..., nn.Module], *arguments: str, **named: str) -> nn.Module:
+def shapes_only(make: Callable[..., nn.Module], **named: str) -> nn.Module:
     with torch.device("meta"):
-        return make(*arguments, **named).eval()
+        return make(**named).eval()
 
 
 @pytest.mark.parametrize("size", ["t", "s", "b"])
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(height=sides, width=sides)
 def test_mscan_rounds_every_halving_up(size: str, height: int, width: int) -> None:
-    encoder = shapes_only(mscan, size)
+    encoder = shapes_only(MSCAN, size=size)
     with torch.no_grad():
         maps = encoder(torch.zeros(1, 3, height, width, device="meta"))
     assert [tuple(x.shape[2:]) for x in maps] == ceil_sizes(height, width, (4, 8, 16, 32))
@@ -221,7 +220,7 @@ def test_timm_extractor_that_rounds_down_sees_zeros_beyond_the_photo() -> None:
 @pytest.mark.slow
 def test_encoders_export_with_dynamic_height_and_width() -> None:
     height, width = torch.export.Dim("height", min=2, max=16), torch.export.Dim("width", min=2, max=16)
-    for encoder in (mscan("t").eval(), TimmEncoder(name="test_convnext").eval()):
+    for encoder in (MSCAN(size="t").eval(), TimmEncoder(name="test_convnext").eval()):
         sizes = ({2: 32 * height, 3: 32 * width},)
         program = torch.export.export(encoder, (torch.randn(1, 3, 96, 160),), dynamic_shapes=sizes)
         images = torch.randn(1, 3, 128, 64)

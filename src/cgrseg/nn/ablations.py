@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .prototype import DynamicPrototypeGuidedHead, PrototypeGate
 from .rcm import RectangularSelfCalibrationModule
-from .reconstruction import ConvNorm
+from .reconstruction import ConvNorm, init_classifier
 from .segnext import Hamburger
 
 
@@ -155,9 +155,7 @@ class BlockHead(nn.Module):
         self.block = block
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        assert self.classifier.bias is not None
-        nn.init.zeros_(self.classifier.bias)
+        init_classifier(self.classifier)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(self.block(self.linear_fuse(features))))

@@ -14,6 +14,7 @@ from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Preprocessing
 
 from .backbones import efficientformerv2, efficientnet_lite, mscan
+from .backbones.efficientformerv2 import EfficientFormerV2
 from .context import PyramidContextExtraction
 from .prototype import DynamicPrototypeGuidedHead
 from .rcm import RectangularSelfCalibrationModule
@@ -112,14 +113,13 @@ def build_encoder(spec: ModelSpec) -> Any:
 
         return TimmEncoder(name=spec.backbone.removeprefix("timm/"), in_channels=spec.in_channels)
     family, size = spec.backbone[:-1].rstrip("_"), spec.backbone.rpartition("_")[2]
+    channels = spec.in_channels
     if spec.backbone.startswith("efficientformerv2_") and size in efficientformerv2.SIZES:
-        return efficientformerv2.build(
-            size, bias_mode=spec.bias_mode, drop_path=spec.drop_path, in_channels=spec.in_channels
-        )
+        return EfficientFormerV2(size=size, bias_mode=spec.bias_mode, drop_path=spec.drop_path, in_channels=channels)
     if family == "efficientnet_lite" and spec.backbone[-1] in efficientnet_lite.SIZES:
-        return efficientnet_lite.build(spec.backbone[-1], in_channels=spec.in_channels)
+        return efficientnet_lite.EfficientNetLite(size=spec.backbone[-1], in_channels=channels)
     if family == "mscan" and size in mscan.SIZES:
-        return mscan.build(size, drop_path=spec.drop_path or 0.0, in_channels=spec.in_channels)
+        return mscan.MSCAN(size=size, drop_path=spec.drop_path or 0.0, in_channels=channels)
     known = [f"efficientformerv2_{size}" for size in efficientformerv2.SIZES]
     known += [f"efficientnet_lite{size}" for size in efficientnet_lite.SIZES]
     known += [*(f"mscan_{size}" for size in mscan.SIZES), "timm/NAME"]

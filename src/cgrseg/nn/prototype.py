@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .reconstruction import ConvNorm
+from .reconstruction import ConvNorm, init_classifier
 
 
 class SpatialGather(nn.Module):
@@ -68,9 +68,7 @@ class DynamicPrototypeGuidedHead(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         self.gather = SpatialGather()
         self.gate = PrototypeGate(channels=channels)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        assert self.classifier.bias is not None
-        nn.init.zeros_(self.classifier.bias)
+        init_classifier(self.classifier)
 
     def classify(self, features: Tensor) -> Tensor:
         """Dropout, then 1×1: [B, D, h, w] -> [B, K, h, w]."""

@@ -32,6 +32,12 @@ class ConvNorm(nn.Module):
         return out
 
 
+def init_classifier(pointwise: nn.Conv2d) -> None:
+    """Initial values of the 1×1 to logits: weights of standard deviation 0.01, biases 0."""
+    nn.init.normal_(pointwise.weight, std=0.01)
+    nn.init.zeros_(pointwise.get_parameter("bias"))
+
+
 class ContextFusion(nn.Module):
     """fused = embed(local) ∘ resize(hard_sigmoid(embed(context))): the context gates the local features.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .reconstruction import resize
+from .reconstruction import init_classifier, resize
 
 RANKS = (16, 64)  # of the factorisation: up to 256 channels (T and S), and above (B), as in the release
 
@@ -57,9 +57,7 @@ class HamburgerHead(nn.Module):
         self.align = convolution_group_norm(channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        assert self.classifier.bias is not None
-        nn.init.zeros_(self.classifier.bias)
+        init_classifier(self.classifier)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(self.align(self.hamburger(features))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,40 +50,29 @@ SIZES = {
 }
 
 
-def build(
-    size: str, *, bias_mode: BiasMode = "relative", drop_path: float | None = None, in_channels: int = 3
-) -> EfficientFormerV2:
-    """Build "s0", "s1", "s2" or "l" with fresh weights; `drop_path` None uses the rate of the size."""
-    return EfficientFormerV2(spec=SIZES[size], bias_mode=bias_mode, drop_path=drop_path, in_channels=in_channels)
-
-
 class EfficientFormerV2(nn.Module):
     """images [B, C, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
 
     Args:
-        spec: widths, depths and ratios.
+        size: of `SIZES`.
         bias_mode: how the attention bias is resized, see `AttentionBias`.
-        drop_path: stochastic depth of the last block, growing linearly from 0; None uses the spec's.
+        drop_path: stochastic depth of the last block, growing linearly from 0; None uses the size's.
         in_channels: C.
     """
 
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
-        self,
-        *,
-        spec: EfficientFormerV2Spec,
-        bias_mode: BiasMode = "relative",
-        drop_path: float | None = None,
-        in_channels: int = 3,
+        self, *, size: str, bias_mode: BiasMode = "relative", drop_path: float | None = None, in_channels: int = 3
     ) -> None:
         super().__init__()
-        self.channels = spec.widths
-        widths, depths = spec.widths, spec.depths
+        spec = SIZES[size]
+        self.channels = widths = spec.widths
+        depths = spec.depths
         ratios = ((4,) * depths[0], (4,) * depths[1], spec.ratios3, spec.ratios4)
         attention = (0, 0, spec.attention_blocks, spec.attention_blocks)
         rate = spec.drop_path if drop_path is None else drop_path
-        rates = [rate * j / (sum(depths) - 1) for j in range(sum(depths))]
+        rates = iter(rate * block / (sum(depths) - 1) for block in range(sum(depths)))
 
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0] // 2, 3, stride=2, padding=1),
@@ -95,21 +85,12 @@ class EfficientFormerV2(nn.Module):
         self.stages = nn.ModuleList()
         for stage in range(4):
             blocks: list[nn.Module] = []
-            for block in range(depths[stage]):
-                channels, ratio = widths[stage], ratios[stage][block]
-                drop = rates[sum(depths[:stage]) + block]
+            for block, ratio in enumerate(ratios[stage]):
+                common: Any = {"channels": widths[stage], "ratio": ratio, "drop_path": next(rates)}
                 if block < depths[stage] - attention[stage]:
-                    blocks.append(FeedForwardBlock(channels=channels, ratio=ratio, drop_path=drop))
+                    blocks.append(FeedForwardBlock(**common))
                 else:
-                    blocks.append(
-                        AttentionBlock(
-                            channels=channels,
-                            ratio=ratio,
-                            drop_path=drop,
-                            halve=stage == 2,
-                            bias_mode=bias_mode,
-                        )
-                    )
+                    blocks.append(AttentionBlock(**common, halve=stage == 2, bias_mode=bias_mode))
             self.stages.append(nn.Sequential(*blocks))
         self.downsamples = nn.ModuleList(
             [
@@ -142,8 +123,7 @@ class ConvMlp(nn.Module):
         self.act = nn.GELU()
         for pointwise in (self.fc1, self.fc2):
             nn.init.trunc_normal_(pointwise.weight, std=0.02)
-            assert pointwise.bias is not None
-            nn.init.zeros_(pointwise.bias)
+            nn.init.zeros_(pointwise.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.fc1(x)))

@@ -6,8 +6,6 @@ the image with zeros to a multiple of 32, so the padding is a constant and a tra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,15 +25,7 @@ MAPS = (2, 4, 6)  # stages whose outputs are c2, c3, c4, at strides 8, 16, 32
 STRIDES = (8, 16, 32)
 
 
-@dataclass(frozen=True)
-class LiteSize:
-    """Multipliers of one EfficientNet-Lite: of the channels and of the repeats."""
-
-    width: float
-    depth: float
-
-
-SIZES = {"0": LiteSize(1.0, 1.0), "1": LiteSize(1.0, 1.1), "2": LiteSize(1.1, 1.2)}
+SIZES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}  # multipliers of the channels and of the repeats
 
 
 class SamePadConv(nn.Conv2d):
@@ -100,7 +90,7 @@ class EfficientNetLite(nn.Module):
     """EfficientNet-Lite without its classifier.
 
     Args:
-        size: multipliers of channels and repeats.
+        size: of `SIZES`.
         in_channels: C.
 
     Shape: images [B, C, H, W], normalised with mean 127 and std 128 -> [c2, c3, c4] at strides 8, 16, 32; each map
@@ -111,17 +101,18 @@ class EfficientNetLite(nn.Module):
 
     conv_norm_pairs = (("conv_stem", "bn1"),)
 
-    def __init__(self, *, size: LiteSize, in_channels: int = 3) -> None:
+    def __init__(self, *, size: str, in_channels: int = 3) -> None:
         super().__init__()
+        wider, deeper = SIZES[size]
         self.conv_stem = SamePadConv(in_channels, STEM, 3, stride=2)
         self.bn1 = nn.BatchNorm2d(STEM, eps=NORM_EPS)
         self.blocks = nn.ModuleList()
         channels, maps = STEM, []
         for number, (repeats, kernel, stride, expansion, width) in enumerate(STAGES):
-            out_channels = _round_to_8(width * size.width)
+            out_channels = _round_to_8(width * wider)
             last = number in (0, len(STAGES) - 1)  # the first and the last stage are not scaled in depth
             stage = nn.Sequential()
-            for index in range(repeats if last else -int(-repeats * size.depth // 1)):
+            for index in range(repeats if last else -int(-repeats * deeper // 1)):
                 stage.append(
                     SeparableBlock(channels, out_channels, kernel=kernel)
                     if expansion == 1
@@ -149,11 +140,6 @@ class EfficientNetLite(nn.Module):
             # narrow, not a slice: a traced slice contains a minimum that OpenVINO cannot convert
             maps.append(outputs[number].narrow(2, 0, rows).narrow(3, 0, columns))
         return maps
-
-
-def build(size: str, *, in_channels: int = 3) -> EfficientNetLite:
-    """EfficientNet-Lite of a size in `SIZES`, with fresh weights."""
-    return EfficientNetLite(size=SIZES[size], in_channels=in_channels)
 
 
 def _round_to_8(channels: float) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,51 +18,31 @@ STRIPS = (7, 11, 21)  # lengths of the three pairs of strip convolutions
 MLP_RATIOS = (8, 8, 4, 4)  # hidden width divided by width, per stage
 
 
-@dataclass(frozen=True)
-class MSCANSpec:
-    """One size of the family: width and depth of the four stages."""
-
-    widths: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-
-
-SIZES = {
-    "t": MSCANSpec((32, 64, 160, 256), (3, 3, 5, 2)),
-    "s": MSCANSpec((64, 128, 320, 512), (2, 2, 4, 2)),
-    "b": MSCANSpec((64, 128, 320, 512), (3, 3, 12, 3)),
+SIZES = {  # widths and depths of the four stages
+    "t": ((32, 64, 160, 256), (3, 3, 5, 2)),
+    "s": ((64, 128, 320, 512), (2, 2, 4, 2)),
+    "b": ((64, 128, 320, 512), (3, 3, 12, 3)),
 }
-
-
-def build(size: str, *, drop_path: float = 0.0, in_channels: int = 3) -> MSCAN:
-    """Build "t", "s" or "b" with fresh weights."""
-    return MSCAN(spec=SIZES[size], drop_path=drop_path, in_channels=in_channels)
 
 
 class MSCAN(nn.Module):
     """images [B, C, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
 
     Args:
-        spec: widths and depths.
+        size: of `SIZES`.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
         in_channels: C.
     """
 
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
-    def __init__(self, *, spec: MSCANSpec, drop_path: float = 0.0, in_channels: int = 3) -> None:
+    def __init__(self, *, size: str, drop_path: float = 0.0, in_channels: int = 3) -> None:
         super().__init__()
-        self.channels = spec.widths
-        last = sum(spec.depths) - 1
-        for stage, (width, depth, ratio) in enumerate(zip(spec.widths, spec.depths, MLP_RATIOS, strict=True)):
-            before = sum(spec.depths[:stage])
-            embed = (
-                Stem(in_channels=in_channels, channels=width)
-                if stage == 0
-                else PatchEmbed(spec.widths[stage - 1], width)
-            )
-            blocks = [
-                Block(channels=width, mlp_ratio=ratio, drop_path=drop_path * (before + j) / last) for j in range(depth)
-            ]
+        self.channels, depths = SIZES[size]
+        rates = iter(drop_path * block / (sum(depths) - 1) for block in range(sum(depths)))
+        for stage, (width, depth, ratio) in enumerate(zip(self.channels, depths, MLP_RATIOS, strict=True)):
+            embed = PatchEmbed(self.channels[stage - 1], width) if stage else Stem(in_channels, width)
+            blocks = [Block(channels=width, mlp_ratio=ratio, drop_path=next(rates)) for _ in range(depth)]
             setattr(self, f"patch_embed{stage + 1}", embed)
             setattr(self, f"block{stage + 1}", nn.Sequential(*blocks))
             setattr(self, f"norm{stage + 1}", nn.LayerNorm(width))
@@ -84,7 +63,7 @@ class MSCAN(nn.Module):
 class Stem(nn.Module):
     """Two 3×3 convolutions of stride 2 with BatchNorm, GELU between: [B, in, H, W] -> [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
 
-    def __init__(self, *, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(
             nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
