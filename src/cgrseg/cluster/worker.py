@@ -96,10 +96,10 @@ class BlockLabeler:
             table = pa.Table.from_pylist(results, schema=RESULT)
             pq.write_table(table, buffer, compression="zstd")
             self.out.write(f"{TABLE}/{part}.parquet", buffer.getvalue())
-        lines = [json.dumps({"name": row["name"], "error": row.get("error")}) for row in results]
-        self.out.write(f"{MANIFEST}/{part}.jsonl", ("\n".join(lines) + "\n").encode())
+        done = [{"name": row["name"], "error": row.get("error")} for row in results]
+        self.out.write(f"{MANIFEST}/{part}.jsonl", "".join(f"{json.dumps(row)}\n" for row in done).encode())
         crashes.close()
-        return pa.Table.from_pylist([{"name": row["name"], "error": row.get("error")} for row in results], OUTCOME)
+        return pa.Table.from_pylist(done, OUTCOME)
 
     def _is_done(self, name: str) -> bool:
         wanted = np.uint64(hash_name(name))

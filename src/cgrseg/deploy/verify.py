@@ -76,13 +76,13 @@ def verify(
     for size, batch in tqdm(list(product(sizes, batches)), desc="compare", unit="input", leave=False, disable=None):
         photos = smooth_photos(batch, size, model.spec.in_channels)
         images = preprocessing.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
-        logits = model(images)
+        expected = model(images)
+        scale = float(expected.std())
+        if io == "image":
+            expected = F.interpolate(expected, images.shape[2:], mode="bilinear")[:, :, : size[0], : size[1]]
         for path, run in runs.items():
-            if io == "image":
-                full = F.interpolate(logits, images.shape[2:], mode="bilinear")[:, :, : size[0], : size[1]]
-                check = compare_labels(run(photos), full, tolerance * float(logits.std()))
-            else:
-                check = compare_logits(run(images), logits, size, tolerance)
+            found = torch.as_tensor(run(photos if io == "image" else images))
+            check = compare(found, expected, size, scale=scale, tolerance=tolerance)
             checks[path].append(check)
             off = check.deviation is not None and not check.deviation <= tolerance  # NaN fails as well
             if off or check.wrong_labels:
@@ -96,31 +96,24 @@ def verify(
     return checks
 
 
-def compare_logits(found: Tensor, expected: Tensor, size: Size, tolerance: float) -> Check:
-    """Logits of a file against PyTorch's, both [B, K, h, w]."""
-    if found.shape != expected.shape:
-        raise ValueError(f"the exported file returns {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
-    scale = float(expected.std())
-    deviation = float((found.float() - expected).abs().max()) / scale
-    equal, wrong = _agreement(expected, found.argmax(1), tolerance * scale)
-    return Check(size, len(expected), deviation, equal, wrong)
+def compare(found: Tensor, expected: Tensor, size: Size, *, scale: float, tolerance: float) -> Check:
+    """Logits [B, K, h, w] or labels [B, h, w] of a file against PyTorch's logits [B, K, h, w].
 
-
-def compare_labels(labels: np.ndarray[Any, Any], expected: Tensor, margin: float) -> Check:
-    """Label maps of a file [B, H, W] against PyTorch's full-size logits [B, K, H, W]."""
-    found, (batch, _, height, width) = torch.from_numpy(labels), expected.shape
-    if found.shape != (batch, height, width):
-        raise ValueError(f"the exported file returns labels {tuple(found.shape)} for {batch}x{height}x{width}")
-    equal, wrong = _agreement(expected, found.long(), margin)
-    return Check((height, width), batch, None, equal, wrong)
-
-
-def _agreement(expected: Tensor, found: Tensor, margin: float) -> tuple[float, int]:
-    """(share of equal labels, labels that are wrong by more than `margin`): expected [B, K, h, w], found [B, h, w]."""
-    best = expected.amax(1)
-    theirs = expected.gather(1, found[:, None])[:, 0]
-    equal = float((expected.argmax(1) == found).double().mean())
-    return equal, int((best - theirs > margin).sum())
+    Args:
+        found, expected: to be compared.
+        size: of the input, for the report.
+        scale: standard deviation of PyTorch's logits at stride 8.
+        tolerance: largest deviation of a logit, in units of `scale`.
+    """
+    labels_only = found.ndim < 4
+    shape = expected[:, 0].shape if labels_only else expected.shape
+    if found.shape != shape:
+        raise ValueError(f"the exported file returns {tuple(found.shape)}, PyTorch {tuple(shape)}")
+    deviation = None if labels_only else float((found.float() - expected).abs().max()) / scale
+    labels = found.long() if labels_only else found.argmax(1)
+    lead = expected.amax(1) - expected.gather(1, labels[:, None])[:, 0]  # of PyTorch's winner over the file's
+    equal = float((expected.argmax(1) == labels).double().mean())
+    return Check(size, len(expected), deviation, equal, int((lead > tolerance * scale).sum()))
 
 
 def open_tensor_file(path: Path) -> Callable[[Any], Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .backbones.attention import split_heads
 from .prototype import DynamicPrototypeGuidedHead, PrototypeGate
 from .rcm import RectangularSelfCalibrationModule
 from .reconstruction import ConvNorm, init_classifier
@@ -78,18 +79,13 @@ class TransformerBlock(nn.Module):
     The paper takes its self-attention from TopFormer and says that it replaces blocks, not mixers. With 4 heads of
     8 channels this gives the printed 4.1 G and 9.6 M; as the mixer of an RCM it would give 4.0 G.
 
-    Args:
-        channels: C.
-        heads, key_channels: of the attention.
-        mlp_ratio: hidden width of the MLP divided by C.
-
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
 
-    def __init__(self, *, channels: int, heads: int = 4, key_channels: int = 8, mlp_ratio: int = 2) -> None:
+    def __init__(self, *, channels: int) -> None:
         super().__init__()
-        hidden = channels * mlp_ratio
-        self.attention = SelfAttention(channels=channels, heads=heads, key_channels=key_channels)
+        hidden = 2 * channels
+        self.attention = SelfAttention(channels=channels, heads=4, key_channels=8)
         self.mlp = nn.Sequential(
             _pointwise(channels, hidden),
             nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
@@ -104,13 +100,11 @@ class TransformerBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """1×1(ReLU(v·softmax(qᵀk/√d))) over all pixels; every 1×1 has a BatchNorm.
+    """1×1(ReLU(v·softmax(qᵀk/√d))) over all pixels; every 1×1 has a BatchNorm. [B, C, H, W] -> [B, C, H, W].
 
     Args:
         channels: C.
         heads, key_channels: number of heads and d, the width of q, k and v of each.
-
-    Shape: [B, C, H, W] -> [B, C, H, W].
     """
 
     def __init__(self, *, channels: int, heads: int, key_channels: int) -> None:
@@ -122,15 +116,11 @@ class SelfAttention(nn.Module):
         self.project = nn.Sequential(nn.ReLU(), _pointwise(inner, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._split(part(x)) for part in (self.query, self.key, self.value))  # B heads d H·W
+        q, k, v = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))  # B heads d H·W
         scores = q.transpose(2, 3) @ k * q.shape[2] ** -0.5  # B heads H·W H·W
         mixed = v @ scores.softmax(dim=3).transpose(2, 3)  # B heads d H·W
         out: Tensor = self.project(mixed.reshape(x.shape[0], mixed.shape[1] * mixed.shape[2], *x.shape[2:]))
         return out
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, heads·d, H, W] -> [B, heads, d, H·W]."""
-        return x.reshape(x.shape[0], self.heads, x.shape[1] // self.heads, x.shape[2] * x.shape[3])
 
 
 def _pointwise(in_channels: int, out_channels: int) -> nn.Sequential:

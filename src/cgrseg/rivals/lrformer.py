@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +35,7 @@ class LRFormer(nn.Module):
         super().__init__()
         self.embeddings, self.stages = nn.ModuleList([_stem(WIDTHS[0])]), nn.ModuleList()
         self.embeddings.extend(
-            nn.Sequential(nn.Conv2d(before, width, 3, 2, 1), ChannelNorm(width)) for before, width in pairwise(WIDTHS)
+            nn.Sequential(nn.Conv2d(before, width, 3, 2, 1), LayerNorm2d(width)) for before, width in pairwise(WIDTHS)
         )
         # One set per stage: its blocks share the convolutions of the pooled maps.
         self.pooled_convolutions = nn.ModuleList(
@@ -47,7 +48,7 @@ class LRFormer(nn.Module):
                     channels=width,
                     heads=HEADS[stage],
                     mlp_ratio=MLP_RATIOS[stage],
-                    norm=ChannelNorm,
+                    norm=LayerNorm2d,
                     scaled=SCALED[stage],
                     drop_path=rate,
                 )
@@ -73,7 +74,7 @@ def _stem(width: int) -> nn.Sequential:
     channels = (3, width // 2, width // 2, width)
     for (before, after), stride in zip(pairwise(channels), (2, 1, 2), strict=True):
         layers.extend([nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.GELU()])
-    return layers.extend([nn.Conv2d(width, width, 3, padding=1), ChannelNorm(width)])
+    return layers.extend([nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width)])
 
 
 class Head(nn.Module):
@@ -109,16 +110,6 @@ class Head(nn.Module):
         x = self.blocks[1](self.squeezes[1](torch.cat([x, maps[-1]], dim=1)))
         logits: Tensor = self.classifier(x)
         return logits
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of [B, C, h, w]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):

@@ -11,6 +11,7 @@ from cgrseg.description import BiasMode
 
 from .attention_bias import AttentionBias, Grid
 
+HEADS = 8
 SCORE_BYTES = 2**28  # above this, attention scores are computed in blocks of queries
 
 
@@ -25,43 +26,26 @@ class Attention(nn.Module):
     Shape: [B, C, H, W] -> [B, C, H, W].
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        halve: bool,
-        bias_mode: BiasMode,
-        heads: int = 8,
-        key_dim: int = 32,
-        value_dim: int = 128,
-        resolution: int = 16,
-    ) -> None:
+    def __init__(self, *, channels: int, halve: bool, bias_mode: BiasMode) -> None:
         super().__init__()
-        self.heads, self.halve, values = heads, halve, heads * value_dim
+        keys, values = HEADS * 32, HEADS * 128
+        self.heads, self.halve = HEADS, halve
         self.stride_conv = _depthwise_norm(channels, stride=2) if halve else nn.Identity()
-        self.q = _pointwise_norm(channels, heads * key_dim)
-        self.k = _pointwise_norm(channels, heads * key_dim)
+        self.q = _pointwise_norm(channels, keys)
+        self.k = _pointwise_norm(channels, keys)
         self.v = _pointwise_norm(channels, values)
         self.v_local = _depthwise_norm(values)
-        self.talking_head1 = nn.Conv2d(heads, heads, 1)
-        self.talking_head2 = nn.Conv2d(heads, heads, 1)
-        self.bias = AttentionBias(heads=heads, resolution=resolution, mode=bias_mode)
+        self.talking_head1 = nn.Conv2d(HEADS, HEADS, 1)
+        self.talking_head2 = nn.Conv2d(HEADS, HEADS, 1)
+        self.bias = AttentionBias(heads=HEADS, resolution=16, mode=bias_mode)
         self.proj = nn.Sequential(nn.GELU(), nn.Conv2d(values, channels, 1), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         x = self.stride_conv(x)
-        grid = (x.shape[2], x.shape[3])
-        value = self.v(x)
-        mixed = attend(
-            self.q(x),
-            self.k(x),
-            value,
-            heads=self.heads,
-            bias=self.bias,
-            talk=(self.talking_head1, self.talking_head2),
-        )
-        x = mixed.view(*mixed.shape[:2], *grid) + self.v_local(value)  # B heads·d h w
+        value, talk = self.v(x), (self.talking_head1, self.talking_head2)
+        mixed = attend(self.q(x), self.k(x), value, heads=self.heads, bias=self.bias, talk=talk)
+        x = mixed.view(*mixed.shape[:2], *x.shape[2:]) + self.v_local(value)  # B heads·d h w
         if self.halve:
             x = nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
         out: Tensor = self.proj(x)
@@ -71,24 +55,15 @@ class Attention(nn.Module):
 class HalvingAttention(nn.Module):
     """Queries at half resolution, keys and values at full resolution, no talking heads."""
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        out_channels: int,
-        bias_mode: BiasMode,
-        heads: int = 8,
-        key_dim: int = 16,
-        value_dim: int = 64,
-        resolution: int = 32,
-    ) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, bias_mode: BiasMode) -> None:
         super().__init__()
-        self.heads, values = heads, heads * value_dim
-        self.q = LocalQuery(in_channels=in_channels, out_channels=heads * key_dim)
-        self.k = _pointwise_norm(in_channels, heads * key_dim)
+        keys, values = HEADS * 16, HEADS * 64
+        self.heads = HEADS
+        self.q = LocalQuery(in_channels=in_channels, out_channels=keys)
+        self.k = _pointwise_norm(in_channels, keys)
         self.v = _pointwise_norm(in_channels, values)
         self.v_local = _depthwise_norm(values, stride=2)
-        self.bias = AttentionBias(heads=heads, resolution=resolution, stride=2, mode=bias_mode)
+        self.bias = AttentionBias(heads=HEADS, resolution=32, stride=2, mode=bias_mode)
         self.proj = nn.Sequential(nn.GELU(), nn.Conv2d(values, out_channels, 1), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
