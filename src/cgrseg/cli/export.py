@@ -10,7 +10,6 @@ from cgrseg._text import printable, table
 from ._common import Weights, check_weights, make_folder, parse_size
 
 if TYPE_CHECKING:
-    from cgrseg.deploy.quantize import Quantized
     from cgrseg.nn import CGRSeg
 
 
@@ -99,18 +98,15 @@ def _quantize(model: CGRSeg, photos: list[Path], out: Path, name: str, format: s
 
     formats = FORMATS if format == "all" else [kind for kind in FORMATS if kind == format]
     for each in quantize(model, photos, out, name=name, formats=formats):
-        _print_effects(each)
+        calibrated, compared = each.photos
+        print(f"{printable(each.path)}, calibrated on {calibrated} images, compared on {compared} others")
+        rows = [("int8", "error", "changed", "")]
+        for part, effect in each.alone.items():
+            kept = "stays in float" if part in each.kept_float else ""
+            rows.append((part, f"{effect.error:.4f}", f"{effect.changed:.3%}", kept))
+        rows.append(("the file", f"{each.total.error:.4f}", f"{each.total.changed:.3%}", ""))
+        print(f"{table(rows)}\n")
     print(
         "error: root mean square of the logits' change, divided by their standard deviation; changed: share of pixels\n"
         f"whose label changes; a part that alone changes more than {MAY_CHANGE:.2%} stays in float"
     )
-
-
-def _print_effects(result: Quantized) -> None:
-    print(f"{printable(result.path)}, calibrated on {result.photos[0]} images, compared on {result.photos[1]} others")
-    rows = [("int8", "error", "changed", "")]
-    for part, effect in result.alone.items():
-        kept = "stays in float" if part in result.kept_float else ""
-        rows.append((part, f"{effect.error:.4f}", f"{effect.changed:.3%}", kept))
-    rows.append(("the file", f"{result.total.error:.4f}", f"{result.total.changed:.3%}", ""))
-    print(f"{table(rows)}\n")

@@ -55,9 +55,15 @@ def benchmark(
     shape = parse_size(size)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: name a folder")
-    content = None if photo is None else _read_image(photo)
 
     from cgrseg._process import cores
+    from cgrseg.images.photos import read_photo
+
+    content = None
+    if photo is not None:
+        read_photo(photo)  # raises if it is not an image
+        content = photo.read_bytes()
+
     from cgrseg.measure import speed
     from cgrseg.measure.candidates import Settings, parse
     from cgrseg.measure.report import render, summary, write_chart, write_report
@@ -69,14 +75,6 @@ def benchmark(
     write_chart(report, out / "benchmark.png")
     files = [printable(out / name) for name in ("benchmark.json", "benchmark.png")]
     print(f"{summary(report)}\n\n{render(report, speeds())}", *files, sep="\n")
-
-
-def _read_image(path: Path) -> bytes:
-    """The content of a file that is an image."""
-    from cgrseg.images.photos import read_photo
-
-    read_photo(path)
-    return path.read_bytes()
 
 
 def serve(

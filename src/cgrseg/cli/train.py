@@ -19,8 +19,6 @@ from ._common import Weights, check_same_classes, check_weights, make_folder
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from cgrseg.data.listing import Listing
-
 
 def check_data(
     folder: Path,
@@ -57,19 +55,17 @@ def check_data(
     from cgrseg.data.listing import list_dataset
     from cgrseg.images.files import save_image
 
-    if out is not None and out.resolve() in _files_of(list_dataset(folder, format)):
+    splits = [] if out is None else list_dataset(folder, format).splits
+    if out is not None and out.resolve() in {
+        path.resolve() for split in splits for pair in split.pairs for path in pair
+    }:
         raise ValueError(f"--out {out} is a file of the dataset: use another name")
     report = inspect(folder, format, channels=in_channels)
     print(report.text(limit=limit))
     if out is not None and report.labels is not None and any(split.pixels.any() for split in report.splits):
-        splits = list_dataset(folder, format).splits
         save_image(contact_sheet([replace(split, channels=in_channels) for split in splits]), out)
         print(f"\ncontact sheet in {printable(out)}")
     return 1 if report.errors else 0
-
-
-def _files_of(listing: Listing) -> set[Path]:
-    return {path.resolve() for split in listing.splits for pair in split.pairs for path in pair}
 
 
 def convert_masks(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cgrseg.description import BiasMode
 
-from . import IMAGENET_MEAN, IMAGENET_STD, DropPath
+from . import IMAGENET_MEAN, IMAGENET_STD, Downsample, DropPath
 from .attention import Attention, HalvingAttention
 
 
@@ -94,8 +94,8 @@ class EfficientFormerV2(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
         self.downsamples = nn.ModuleList(
             [
-                Downsample(in_channels=widths[0], out_channels=widths[1]),
-                Downsample(in_channels=widths[1], out_channels=widths[2]),
+                Downsample(widths[0], widths[1]),
+                Downsample(widths[1], widths[2]),
                 AttentionDownsample(in_channels=widths[2], out_channels=widths[3], bias_mode=bias_mode),
             ]
         )
@@ -177,19 +177,4 @@ class AttentionDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.attn(x) + self.bn(self.conv(x))
-        return out
-
-
-class Downsample(nn.Module):
-    """Convolution 3×3 stride 2, BN. Shape: [B, in, H, W] -> [B, out, ⌈H/2⌉, ⌈W/2⌉]."""
-
-    conv_norm_pairs = (("proj", "norm"),)
-
-    def __init__(self, *, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.proj(x))
         return out

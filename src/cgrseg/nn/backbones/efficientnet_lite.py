@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import crop_maps, init_by_fan_out, pad_to_32
+
 NORM_EPS = 1e-3
 STEM = 32  # channels; not scaled with the width
 # (repeats, kernel, stride, expansion, channels) of each stage of Lite0
@@ -22,7 +24,6 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 MAPS = (2, 4, 6)  # stages whose outputs are c2, c3, c4, at strides 8, 16, 32
-STRIDES = (8, 16, 32)
 
 
 SIZES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}  # multipliers of the channels and of the repeats
@@ -124,32 +125,18 @@ class EfficientNetLite(nn.Module):
             self.blocks.append(stage)
             maps.append(out_channels)
         self.channels = tuple(maps[number] for number in MAPS)
-        self.apply(_start_values)
+        self.apply(init_by_fan_out)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        height, width = images.shape[2:]
-        below, right = (height + 31) // 32 * 32 - height, (width + 31) // 32 * 32 - width
-        x = F.relu6(self.bn1(self.conv_stem(F.pad(images, (0, right, 0, below)))))  # B 32 H/2 W/2
+        x = F.relu6(self.bn1(self.conv_stem(pad_to_32(images))))  # B 32 H/2 W/2
         outputs = []
         for stage in self.blocks:
             x = stage(x)
             outputs.append(x)
-        maps = []
-        for number, stride in zip(MAPS, STRIDES, strict=True):
-            rows, columns = (height + stride - 1) // stride, (width + stride - 1) // stride
-            # narrow, not a slice: a traced slice contains a minimum that OpenVINO cannot convert
-            maps.append(outputs[number].narrow(2, 0, rows).narrow(3, 0, columns))
-        return maps
+        return crop_maps([outputs[number] for number in MAPS], images)
 
 
 def _round_to_8(channels: float) -> int:
     """The nearest multiple of 8 that is at least 90 % of `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
-def _start_values(module: nn.Module) -> None:
-    """Normal with the fan-out of the whole layer, as the ImageNet training began."""
-    if isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)

@@ -6,13 +6,12 @@ Submodules carry the names of the SegNeXt release, so that its ImageNet files lo
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
-from . import IMAGENET_MEAN, IMAGENET_STD, DropPath
+from . import IMAGENET_MEAN, IMAGENET_STD, Downsample, DropPath, init_by_fan_out
 
 STRIPS = (7, 11, 21)  # lengths of the three pairs of strip convolutions
 MLP_RATIOS = (8, 8, 4, 4)  # hidden width divided by width, per stage
@@ -41,12 +40,12 @@ class MSCAN(nn.Module):
         self.channels, depths = SIZES[size]
         rates = iter(drop_path * block / (sum(depths) - 1) for block in range(sum(depths)))
         for stage, (width, depth, ratio) in enumerate(zip(self.channels, depths, MLP_RATIOS, strict=True)):
-            embed = PatchEmbed(self.channels[stage - 1], width) if stage else Stem(in_channels, width)
+            embed = Downsample(self.channels[stage - 1], width) if stage else Stem(in_channels, width)
             blocks = [Block(channels=width, mlp_ratio=ratio, drop_path=next(rates)) for _ in range(depth)]
             setattr(self, f"patch_embed{stage + 1}", embed)
             setattr(self, f"block{stage + 1}", nn.Sequential(*blocks))
             setattr(self, f"norm{stage + 1}", nn.LayerNorm(width))
-        self.apply(_initialise)
+        self.apply(init_by_fan_out)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = []
@@ -75,21 +74,6 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.proj(images)
-        return out
-
-
-class PatchEmbed(nn.Module):
-    """3×3 of stride 2, BatchNorm: [B, in, H, W] -> [B, out, ⌈H/2⌉, ⌈W/2⌉]."""
-
-    conv_norm_pairs = (("proj", "norm"),)
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.proj(x))
         return out
 
 
@@ -163,11 +147,3 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.act(self.dwconv(self.fc1(x))))
         return out
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)

@@ -8,7 +8,8 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from . import crop_maps, pad_to_32
 
 STRIDES = (8, 16, 32)
 
@@ -42,12 +43,7 @@ class TimmEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         if not self.pads:
             return _maps(self.features, images)
-        height, width = images.shape[2:]
-        below, right = (height + 31) // 32 * 32 - height, (width + 31) // 32 * 32 - width
-        maps = _maps(self.features, F.pad(images, (0, right, 0, below)))
-        sizes = [((height + stride - 1) // stride, (width + stride - 1) // stride) for stride in STRIDES]
-        # narrow, not slices: a traced slice contains a minimum that OpenVINO cannot convert
-        return [x.narrow(2, 0, rows).narrow(3, 0, columns) for x, (rows, columns) in zip(maps, sizes, strict=True)]
+        return crop_maps(_maps(self.features, pad_to_32(images)), images)
 
 
 def _extractor(name: str, **options: Any) -> Any:

@@ -22,14 +22,7 @@ from ..prototype import DynamicPrototypeGuidedHead, PrototypeGate, SpatialGather
 from ..rcm import RectangularSelfCalibrationModule
 from ..reconstruction import ContextFusion, ConvNorm, SpatialFeatureReconstruction
 from .folding import fold_input, fold_neighbours, fold_output, fold_pairs, fold_scale
-from .modules import (
-    FusedAttention,
-    FusedContextFusion,
-    FusedHead,
-    FusedReconstruction,
-    Residual,
-    Sum,
-)
+from .modules import FusedAttention, FusedContextFusion, FusedHead, FusedReconstruction, Residual, Sum
 
 
 class FusedCGRSeg(CGRSeg):
@@ -107,10 +100,6 @@ def _conv_mlp(mlp: efficient.ConvMlp, scale: Tensor | None = None) -> nn.Sequent
     )
 
 
-def _feed_forward_block(block: efficient.FeedForwardBlock) -> nn.Module:
-    return Residual(_conv_mlp(block.mlp, block.layer_scale_2))
-
-
 def _attention_block(block: efficient.AttentionBlock) -> nn.Module:
     mixer = block.token_mixer
     attention = FusedAttention(
@@ -158,16 +147,6 @@ def _calibration(module: RectangularSelfCalibrationModule) -> nn.Module:
     return Residual(nn.Sequential(_fused(module.token_mixer), first, mlp.act, last))
 
 
-def _context_fusion(module: ContextFusion) -> nn.Module:
-    return FusedContextFusion(local=_conv(module.fuse1), context=_conv(module.fuse2))
-
-
-def _reconstruction(module: SpatialFeatureReconstruction) -> nn.Module:
-    return FusedReconstruction(
-        lateral=_fused(module.lateral), calibrate=_fused(module.calibrate), fuse=_fused(module.fuse)
-    )
-
-
 def _head(head: DynamicPrototypeGuidedHead) -> nn.Module:
     if type(head.gather) is not SpatialGather or type(head.gate) is not PrototypeGate:
         return head  # changed by an ablation
@@ -180,11 +159,13 @@ def _conv(pair: ConvNorm) -> nn.Conv2d:
 
 
 REWRITES: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
-    efficient.FeedForwardBlock: _feed_forward_block,
+    efficient.FeedForwardBlock: lambda block: Residual(_conv_mlp(block.mlp, block.layer_scale_2)),
     efficient.AttentionBlock: _attention_block,
     efficient.AttentionDownsample: _attention_downsample,
     RectangularSelfCalibrationModule: _calibration,
-    ContextFusion: _context_fusion,
-    SpatialFeatureReconstruction: _reconstruction,
+    ContextFusion: lambda module: FusedContextFusion(local=_conv(module.fuse1), context=_conv(module.fuse2)),
+    SpatialFeatureReconstruction: lambda module: FusedReconstruction(
+        lateral=_fused(module.lateral), calibrate=_fused(module.calibrate), fuse=_fused(module.fuse)
+    ),
     DynamicPrototypeGuidedHead: _head,
 }
