@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from cgrseg.weights.load import find_weights
 
-from .sources import ROWS, Storage, read_rows
+from .sources import Storage, read_rows
 from .worker import MANIFEST, BlockLabeler, hash_name
 
 MAX_ERRORS = 20  # that the summary holds; the manifest has all
@@ -51,7 +51,6 @@ def label_on_cluster(
     device: str = "auto",
     workers: int | None = None,
     resume: bool = False,
-    rows: int = ROWS,
     progress: Callable[[int], object] = lambda count: None,
     on_skipped: Callable[[str], object] = lambda line: None,
 ) -> Summary:
@@ -70,7 +69,6 @@ def label_on_cluster(
         device: "auto" gives each worker a GPU where the cluster has any; "cpu" or "cuda".
         workers: models in parallel, each with one core or one GPU; None lets Ray add workers up to the cluster's size.
         resume: skip what the manifest in `out` lists as done.
-        rows: photos per block of paths.
         progress: called with the number of further rows that are done.
         on_skipped: see `cgrseg.inference.sources.find_sources`.
 
@@ -87,7 +85,7 @@ def label_on_cluster(
     room = max(int(resources.get("GPU" if gpu else "CPU", 1)), 1)
     shipped = ray.put(content)  # referenced here, so that replaced workers find it
     models = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1, max_size=room)
-    dataset = read_rows(sources, out=out, rows=rows, on_skipped=on_skipped).map_batches(
+    dataset = read_rows(sources, out=out, on_skipped=on_skipped).map_batches(
         BlockLabeler,
         fn_constructor_kwargs={
             "weights": shipped,

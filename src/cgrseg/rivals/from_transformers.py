@@ -41,12 +41,7 @@ def build(name: str, num_classes: int) -> nn.Module:
 
 
 class SegFormer(nn.Module):
-    """SegFormer (Xie et al., NeurIPS 2021): images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉].
-
-    Args:
-        size: a key of `SIZES`.
-        num_classes: K.
-    """
+    """SegFormer (Xie et al., NeurIPS 2021): images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
 
     def __init__(self, *, size: str, num_classes: int) -> None:
         super().__init__()

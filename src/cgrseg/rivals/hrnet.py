@@ -29,8 +29,7 @@ def build(name: str, num_classes: int) -> nn.Module:
     """Build "ocrnet_hr48", "hrformer_s" or "hrformer_b" with random weights."""
     if name == "ocrnet_hr48":
         return OCRNet(num_classes=num_classes)
-    widths, heads, window, drop_path = SIZES[name.removeprefix("hrformer_")]
-    return HRFormer(widths=widths, heads=heads, window=window, drop_path=drop_path, num_classes=num_classes)
+    return HRFormer(size=name.removeprefix("hrformer_"), num_classes=num_classes)
 
 
 class OCRNet(nn.Module):
@@ -55,12 +54,8 @@ class OCRNet(nn.Module):
 class OCRHead(nn.Module):
     """[B, C, h, w] -> logits [B, K, h, w].
 
-    A first classifier gives the regions; each region's mean feature is what the pixels attend to.
-
-    Args:
-        channels: C.
-        num_classes: K.
-        first: width of a 3×3 before the first classifier, as in HRFormer; None has a 1×1 of width C.
+    A first classifier gives the regions; each region's mean feature is what the pixels attend to. `first` is the width
+    of a 3×3 before that classifier, as in HRFormer; None has a 1×1 of width C.
     """
 
     def __init__(self, *, channels: int, num_classes: int, first: int | None = None) -> None:
@@ -85,19 +80,11 @@ class OCRHead(nn.Module):
 
 
 class HRFormer(nn.Module):
-    """images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉].
+    """HRFormer with OCR: images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
 
-    Args:
-        widths, heads: of the branches at strides 4, 8, 16, 32.
-        window: side of the windows of the attention.
-        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
-        num_classes: K.
-    """
-
-    def __init__(
-        self, *, widths: Sequence[int], heads: Sequence[int], window: int, drop_path: float, num_classes: int
-    ) -> None:
+    def __init__(self, *, size: str, num_classes: int) -> None:
         super().__init__()
+        widths, heads, window, drop_path = SIZES[size]
         self.stem = nn.Sequential(conv_norm(3, 64, 3, stride=2), conv_norm(64, 64, 3, stride=2))
         self.bottlenecks = nn.Sequential(Bottleneck(channels=64), Bottleneck(channels=256))
         self.first = conv_norm(256, widths[0], 3)
@@ -105,20 +92,15 @@ class HRFormer(nn.Module):
         self.starts = nn.ModuleList(
             conv_norm(source, width, 3, stride=2) for source, width in zip(sources, widths[1:], strict=True)
         )
-        last = BLOCKS * sum(MODULES) - 1
-        rates = iter(drop_path * block / last for block in range(last + 1))
+        total = BLOCKS * sum(MODULES)
+        rates = iter(drop_path * block / (total - 1) for block in range(total))  # grows linearly from 0
         self.stages = nn.ModuleList()
         for branches, count in enumerate(MODULES, 2):
-            modules = [
-                Exchange(
-                    widths=widths[:branches],
-                    heads=heads[:branches],
-                    window=window,
-                    drop_paths=[next(rates) for _ in range(BLOCKS)],
-                )
-                for _ in range(count)
-            ]
-            self.stages.append(nn.Sequential(*modules))
+            stage = nn.Sequential()
+            for _ in range(count):
+                drop_paths = [next(rates) for _ in range(BLOCKS)]
+                stage.append(Exchange(widths[:branches], heads[:branches], window, drop_paths))
+            self.stages.append(stage)
         self.head = OCRHead(channels=sum(widths), num_classes=num_classes, first=512)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -145,17 +127,9 @@ class Bottleneck(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Blocks in each branch, then each branch gets the sum of all: [maps] -> [maps] of the same shapes.
+    """Blocks in each branch, then each branch gets the sum of all: [maps] -> [maps] of the same shapes."""
 
-    Args:
-        widths, heads: of the branches.
-        window: side of the windows.
-        drop_paths: of the blocks of each branch.
-    """
-
-    def __init__(
-        self, *, widths: Sequence[int], heads: Sequence[int], window: int, drop_paths: Sequence[float]
-    ) -> None:
+    def __init__(self, widths: Sequence[int], heads: Sequence[int], window: int, drop_paths: Sequence[float]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Sequential(*(Block(channels=width, heads=count, window=window, drop_path=rate) for rate in drop_paths))

@@ -78,12 +78,7 @@ def _stem(width: int) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """[c2, c3, c4] -> logits at stride 8: two fusions, each with a block of pooled attention.
-
-    Args:
-        channels: of the three maps.
-        num_classes: K.
-    """
+    """[c2, c3, c4] -> logits at stride 8: two fusions, each with a block of pooled attention."""
 
     def __init__(self, *, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -115,13 +110,7 @@ class Head(nn.Module):
 class Block(nn.Module):
     """Depthwise 3×3, pooled attention and MLP, each with a residual. [B, C, h, w] -> [B, C, h, w].
 
-    Args:
-        channels, heads: C, and the number of heads.
-        mlp_ratio: hidden channels divided by C.
-        norm: before attention and MLP.
-        scaled: whether these two branches have a learned scale per channel.
-        drop_path: stochastic depth.
-        pooled: shorter side of the queries' map.
+    `scaled`: attention and MLP have a learned scale per channel. `pooled`: shorter side of the queries' map.
     """
 
     def __init__(

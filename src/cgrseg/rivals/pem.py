@@ -28,12 +28,7 @@ def build(name: str, num_classes: int) -> PEM:
 
 
 class PEM(nn.Module):
-    """images [B, 3, H, W] -> scores [B, K, ⌈H/4⌉, ⌈W/4⌉].
-
-    Args:
-        depths: blocks per stage of the backbone.
-        num_classes: K.
-    """
+    """images [B, 3, H, W] -> scores [B, K, ⌈H/4⌉, ⌈W/4⌉]."""
 
     def __init__(self, *, depths: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -47,11 +42,7 @@ class PEM(nn.Module):
 
 
 class STDC(nn.Module):
-    """images [B, 3, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up.
-
-    Args:
-        depths: blocks per stage, from stride 8.
-    """
+    """images [B, 3, H, W] -> [c1, c2, c3, c4] at strides 4, 8, 16, 32; every halving rounds up."""
 
     def __init__(self, *, depths: tuple[int, int, int]) -> None:
         super().__init__()
@@ -153,11 +144,7 @@ class DeformableConvolution(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """Maps and mask features -> class logits [B, Q, K + 1] and masks [B, Q, h1, w1].
-
-    Args:
-        num_classes: K.
-    """
+    """Maps and mask features -> class logits [B, Q, K + 1] and masks [B, Q, h1, w1]."""
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()

@@ -29,12 +29,7 @@ def build(name: str, num_classes: int) -> SenFormer:
 
 
 class SenFormer(nn.Module):
-    """images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉].
-
-    Args:
-        backbone: name of a timm model with four stages.
-        num_classes: K.
-    """
+    """images [B, 3, H, W] -> logits [B, K, ⌈H/4⌉, ⌈W/4⌉]; `backbone` is a ResNet of timm."""
 
     def __init__(self, *, backbone: str, num_classes: int) -> None:
         super().__init__()
@@ -52,11 +47,7 @@ class SenFormer(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """[c1, c2, c3, c4] -> four maps of 512 channels: top-down sums, then a window attention block each.
-
-    Args:
-        channels: of the four maps.
-    """
+    """[c1, c2, c3, c4] -> four maps of 512 channels: top-down sums, then a window attention block each."""
 
     def __init__(self, *, channels: Sequence[int]) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ def pad_to_32(images: Tensor) -> Tensor:
 
 
 def crop_maps(maps: Iterable[Tensor], images: Tensor) -> list[Tensor]:
-    """Maps of padded images at strides 8, 16, 32 without the padding: ⌈H/stride⌉ × ⌈W/stride⌉ for images [B, C, H, W]."""
+    """Maps of padded images, at strides 8, 16, 32, without the padding: ⌈H/stride⌉ × ⌈W/stride⌉."""
     height, width = images.shape[2:]
     # narrow, not a slice: a traced slice contains a minimum that OpenVINO cannot convert
     return [

@@ -13,7 +13,6 @@ from ..backbones.attention import query_block_size
 from ..backbones.attention_bias import AttentionBias, Grid
 from ..prototype import PrototypeGate
 from ..reconstruction import resize
-from .folding import fold_scale
 
 
 class Residual(nn.Module):
@@ -171,14 +170,11 @@ class FusedAttention(nn.Module):
 
 
 class FusedContextFusion(nn.Module):
-    """`ContextFusion` with relu6(z + 3)/6 as a clamp of a scaled convolution."""
+    """`ContextFusion` with relu6(z + 3)/6 as a clamp; `context` computes (z + 3)/6."""
 
     def __init__(self, *, local: nn.Conv2d, context: nn.Conv2d) -> None:
         super().__init__()
-        assert context.bias is not None
-        context.bias += 3
-        sixth = torch.full((context.out_channels,), 1 / 6, dtype=torch.float64, device=context.weight.device)
-        self.local, self.context = local, fold_scale(context, sixth)
+        self.local, self.context = local, context
 
     def forward(self, local: Tensor, context: Tensor) -> Tensor:
         gate = self.context(context).clamp(0, 1)  # B D h' w'
