@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
@@ -105,16 +104,14 @@ def processor() -> str:
 def runtimes() -> list[Finding]:
     """Installed runtimes and their devices."""
     found = [Finding("torch", _version("torch") or "missing")]
-    offers: dict[tuple[str, str], Callable[[Any], list[str]]] = {
-        ("onnxruntime", "onnx"): lambda module: module.get_available_providers(),
-        ("openvino", "openvino"): lambda module: module.Core().available_devices,
-    }
-    for (name, extra), devices_of in offers.items():
+    for name, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
         if not (version := _version(name)):
             found.append(Finding(name, "not installed", cure=_install(extra)))
             continue
         try:
-            found.append(Finding(name, f"{version}: {', '.join(devices_of(import_module(name)))}"))
+            module: Any = import_module(name)
+            usable = module.get_available_providers() if extra == "onnx" else module.Core().available_devices
+            found.append(Finding(name, f"{version}: {', '.join(usable)}"))
         except Exception as error:  # a broken native library can raise anything
             found.append(Finding(name, f"{version}, broken ({_line(error)})", works=False, cure=_install(extra)))
     return found

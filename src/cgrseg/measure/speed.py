@@ -83,8 +83,8 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | N
         limits = measure_limits({one.precision for one in candidates.values()}, usable_device(settings.device))
         for name, choice, (path, candidate) in zip(names, choices, opened, strict=True):
             bar.set_description(f"batches of {name}")
-            row = _about(choice, candidate, settings) | times[name]
-            row |= _limit(candidate, settings, limits, row["network_ms"]["median"]) | _throughput(candidate, settings)
+            row = _about(choice, candidate, settings, limits) | times[name]
+            row |= {"share_of_limit": row["limit_ms"] / row["network_ms"]["median"]} | _throughput(candidate, settings)
             bar.update()
             bar.set_description(f"cold start of {name}")
             rows.append(row | measure_cold_start(choice, path, photo, settings))
@@ -167,10 +167,10 @@ def latency(seconds: Sequence[float]) -> dict[str, float]:
     return {name: 1000 * float(np.percentile(seconds, at)) for name, at in (("median", 50), ("p90", 90), ("p99", 99))}
 
 
-def _about(choice: Choice, candidate: Candidate, settings: Settings) -> dict[str, Any]:
-    """The candidate and its cost for one image."""
-    cost = complexity(candidate.model(), settings.size).total
-    spec = candidate.spec
+def _about(choice: Choice, candidate: Candidate, settings: Settings, limits: Limits) -> dict[str, Any]:
+    """The candidate, its cost for one image, and the lower bound of its time."""
+    model, spec = candidate.model(), candidate.spec
+    cost = complexity(model, settings.size).total
     return {
         "label": str(choice),
         "model": choice.name if spec is None else spec.name,
@@ -181,12 +181,8 @@ def _about(choice: Choice, candidate: Candidate, settings: Settings) -> dict[str
         "spec": None if spec is None else dataclasses.asdict(spec),
         "parameters": cost.parameters,
         "macs": cost.macs,
+        "limit_ms": 1000 * least_seconds(operations(model, settings.size), limits, candidate.precision),
     }
-
-
-def _limit(candidate: Candidate, settings: Settings, limits: Limits, median_ms: float) -> dict[str, float]:
-    least = 1000 * least_seconds(operations(candidate.model(), settings.size), limits, candidate.precision)
-    return {"limit_ms": least, "share_of_limit": least / median_ms}
 
 
 @torch.inference_mode()
