@@ -43,6 +43,7 @@ def sample_photo(size: Size) -> bytes:
     return file.getvalue()
 
 
+@cache
 def natural_logits(classes: int, size: Size) -> Tensor:
     """Logits [1, classes, *size] whose winners form about 4x4 regions with smooth borders; always the same.
 
@@ -77,7 +78,7 @@ def run_stages(candidate: Candidate, photo: bytes, size: Size) -> dict[str, floa
     preprocessing = dataclasses.replace(Preprocessing(), pad_multiple=1)
     images = timed("normalise", lambda: candidate.place(preprocessing.normalise(image)[None]))
     logits = timed("network", lambda: candidate.network(images))
-    natural = _natural_like(tuple(logits.shape), logits.dtype, logits.device)
+    natural = natural_logits(logits.shape[1], (logits.shape[2], logits.shape[3])).to(logits)
     labels = timed("label map", lambda: _labels(candidate, natural, own, size))
     timed("encode", lambda: _encode(labels, logits.shape[1]))
     return seconds
@@ -104,8 +105,3 @@ def _encode(labels: Any, classes: int) -> bytes:
     ids = labels.astype(np.uint8 if classes <= 256 else np.uint16)
     mask_picture(ids, LabelSpace.numbered(classes)).save(file, "PNG", compress_type=RUN_LENGTHS)
     return file.getvalue()
-
-
-@cache
-def _natural_like(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return natural_logits(shape[1], (shape[2], shape[3])).to(device, dtype)
