@@ -42,12 +42,9 @@ Name = Literal[
 
 # Start of a name -> its file. SegNeXt is not here: it is a `ModelSpec` with decoder="segnext".
 _FILES = {
-    "segformer": "from_transformers",
-    "maskformer": "from_transformers",
-    "mask2former": "from_transformers",
-    "ocrnet": "hrnet",
-    "hrformer": "hrnet",
-    "deeplabv3plus": "deeplab_smp",
+    "deeplabv3plus": "deeplab_smp",  # those with "_d8" at the end: deeplab
+    **dict.fromkeys(("segformer", "maskformer", "mask2former"), "from_transformers"),
+    **dict.fromkeys(("ocrnet", "hrformer"), "hrnet"),
     **dict.fromkeys(("encnet", "ccnet", "danet", "emanet", "hamnet"), "resnet101"),
 }
 NAMES: tuple[str, ...] = get_args(Name)
