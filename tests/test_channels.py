@@ -15,7 +15,7 @@ from PIL import Image
 
 import cgrseg
 from cgrseg.cli.main import main
-from cgrseg.data.transforms import distort
+from cgrseg.data.distortion import distort
 from cgrseg.images.bands import read_image
 from cgrseg.measure.complexity import complexity
 from cgrseg.nn import build

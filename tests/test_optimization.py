@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from cgrseg.nn import build
-from cgrseg.training.config import OptimConfig
+from cgrseg.training.config import OptimConfig, TrainConfig
 from cgrseg.training.optimization import moving_average, parameter_groups, rate
+from cgrseg.training.setup import make_data, make_fabric, make_parts
+from cgrseg.training.step import train_step
 from cgrseg.weights.adapters import official_key
 
 PARITY = Path(__file__).parent / "parity"
@@ -76,3 +78,26 @@ def test_the_moving_average_forgets_its_start_and_holds_running_statistics() -> 
     assert average.module.bias.item() == pytest.approx(expected)
     assert average.module.running_mean.item() == pytest.approx(expected)
     assert average.module.num_batches_tracked.item() == 5
+
+
+@pytest.mark.parametrize("clip", [None, 0.3, 1e3])
+def test_gradients_are_clipped_as_torch_clips_them(
+    clip: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"dropout": 0.0, "drop_path": 0.0}
+    config = TrainConfig(
+        str(tmp_path), model="cgrseg_n", batch=2, precision="fp32", optim=OptimConfig(clip=clip), spec=spec
+    )
+    fabric = make_fabric(config)
+    parts = make_parts(config, make_data(config), fabric)
+    trained = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr(parts.optimizer, "step", lambda: found.extend(p.grad.clone() for p in trained))
+    images = torch.randn(2, 3, 64, 64, generator=torch.manual_seed(1))
+    labels = torch.ones(2, 64, 64, dtype=torch.int64)
+    train_step(fabric, config, parts, images, labels, 0)
+    parts.loss(parts.model(images), labels).backward()
+    norm = torch.nn.utils.clip_grad_norm_(trained, clip or torch.inf)
+    assert 0.3 < norm < 1e3
+    for ours, parameter in zip(found, trained, strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-6)

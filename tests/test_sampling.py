@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cgrseg.data.settings import Augmentation
 from cgrseg.data.synthetic import Synthetic
 from cgrseg.data.transforms import TrainingCrops, collate
 from cgrseg.preprocessing import Preprocessing
+from cgrseg.training.loading import collate_shared, joined
 
 STEPS, BATCH = 5, 4
 
@@ -118,3 +121,33 @@ def test_the_ranks_share_each_step_without_gap_or_overlap(world: int) -> None:
 def test_impossible_shares_are_refused(arguments: dict[str, int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         StepSampler(first_step=0, steps=1, **arguments)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_the_parts_of_a_step_are_its_samples_in_order(parts: int) -> None:
+    whole = list(StepSampler(first_step=1, steps=3, batch=8, rank=1, world=2))
+    sampler = StepSampler(first_step=1, steps=3, batch=8, rank=1, world=2, parts=parts)
+    lists = list(sampler)
+    assert len(lists) == len(sampler) == 2 * min(parts, 4) and all(lists)
+    assert [*chain(*lists)] == [*chain(*whole)] == [12, 13, 14, 15, 20, 21, 22, 23]
+    assert max(map(len, lists)) - min(map(len, lists)) <= 1
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_batch_read_in_parts_is_the_whole_batch(teacher: bool) -> None:
+    random = torch.manual_seed(0)
+    samples = [
+        (
+            torch.randn(3, 16, 16, generator=random),
+            torch.randint(0, 5, (16, 16), generator=random).byte(),
+            torch.rand(5, 2, 2, generator=random) if teacher else None,
+            (f"problem {number}",),
+        )
+        for number in range(5)
+    ]
+    whole = collate_shared(samples)
+    found = joined([collate_shared(samples[:2]), collate_shared(samples[2:])], torch.channels_last)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert found[3] == whole[3] == [f"problem {number}" for number in range(5)]
+    for one, other in zip(found[:3], whole[:3], strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)

@@ -37,7 +37,7 @@ SMALL = [
     "--model=cgrseg_n", "--batch=2", "--augment.crop=64", "--augment.resize_to=null", "--precision=fp32",
     "--log_every=1",
 ]  # fmt: skip
-BATCH_BYTES = 2 * 64 * 64 * 20
+BATCH_BYTES = 2 * 64 * 64 * 14
 # `cgrseg train` with a change of our own, in a process of its own.
 DRIVER = "import sys\nfrom cgrseg.cli.main import main\n{}\nsys.exit(main(sys.argv[1:]))"
 
@@ -111,7 +111,7 @@ loop.train_step = fill
 
 def test_fewer_batches_are_read_ahead_where_the_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(out="", batch=2, workers=2)
-    size = 2 * 256 * 256 * 20
+    size = 2 * 256 * 256 * 14
     free = 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
     monkeypatch.setattr(loading, "SHARED_MEMORY", Path("/"))

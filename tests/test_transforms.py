@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as V
 
+from cgrseg.data.distortion import distort, saturate, turn_hue
 from cgrseg.data.settings import Augmentation
 from cgrseg.data.synthetic import Synthetic
 from cgrseg.data.transforms import (
@@ -25,10 +27,8 @@ from cgrseg.data.transforms import (
     crop_mask,
     crop_photo,
     crop_teacher,
-    distort,
     draw_region,
     resized_size,
-    saturate,
 )
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Preprocessing
@@ -186,7 +186,7 @@ PLAIN_32 = dataclasses.replace(PLAIN, crop=32)
 def test_small_photos_are_padded_right_and_below_with_black_after_normalisation_and_255() -> None:
     photo, mask = smooth_photo(40, 50), np.full((40, 50), 3, np.uint8)
     image, labels, teacher, problems = crops(Fixed(photo, mask), PLAIN)[0]
-    assert image.shape == (3, 64, 64) and image.dtype == torch.float32 and labels.dtype == torch.int64
+    assert image.shape == (3, 64, 64) and image.dtype == torch.float32 and labels.dtype == torch.uint8
     assert (labels[:40, :50] == 3).all() and (labels[40:] == 255).all() and (labels[:, 50:] == 255).all()
     assert (image[:, 40:] == 0).all() and (image[:, :, 50:] == 0).all() and problems == () and teacher is None
     mean, std = (torch.tensor(v)[:, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
@@ -270,6 +270,20 @@ def test_hue_and_saturation_agree_with_the_colour_model_of_the_standard_library(
         assert saturated[:, y, x].tolist() == pytest.approx([255 * c for c in expected], abs=0.05)
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.floats(-0.1, 0.1), st.sampled_from([1, 64, 85, 255]))
+def test_hue_and_saturation_are_torchvisions_and_the_released_ones_to_the_last_bit(
+    seed: int, turn: float, levels: int
+) -> None:
+    random = np.random.default_rng(seed)
+    image = torch.from_numpy(random.integers(0, 256, (3, 16, 24)) // levels * levels).float()  # greys and ties
+    image = (image * random.uniform(0.5, 1.5)).clamp(0, 255)
+    assert torch.equal(turn_hue(image, turn), V.adjust_hue(image / 255, turn) * 255)
+    value, lowest = image.amax(0), image.amin(0)
+    limit = (value / (value - lowest).clamp(min=1e-6)).clamp(max=1.3)
+    assert torch.equal(saturate(image, 1.3), value - (value - image) * limit)
+
+
 def test_each_photometric_step_happens_half_of_the_time_and_values_stay_in_range() -> None:
     grey, random, kept = torch.full((3, 4, 4), 100.0), np.random.default_rng(0), 0
     for _ in range(600):
@@ -297,6 +311,7 @@ def test_batches_stack_samples_and_gather_their_problems() -> None:
         teacher is None
         and images.shape == (2, 3, 64, 64)
         and labels.shape == (2, 64, 64)
+        and labels.dtype == torch.int64
         and problems == ["one is broken"]
     )
 

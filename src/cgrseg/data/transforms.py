@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as V  # type: ignore[import-untyped]
 
 from cgrseg.preprocessing import Preprocessing, Size
 
 from .custom import CustomTransform, seeded
 from .dataset import Samples
+from .distortion import distort
 from .masks import Ids
 from .sampling import generator, sample_index
 from .settings import Augmentation
@@ -27,6 +27,7 @@ from .torch_dataset import TorchSamples
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Sample = tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]
+Batch = tuple[Tensor, Tensor, Tensor | None, list[str]]
 Region = tuple[int, int, int, int]  # top, left, height, width in the resized photo
 STRIDE = 8  # pixels of a crop per cell of the network's logits
 CROP_TRIES = 10  # further crops while one class fills too much
@@ -62,8 +63,8 @@ class TrainingCrops(Dataset[Sample]):
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
     def __getitem__(self, number: int) -> Sample:
-        """The crop float32 [C, crop, crop], normalised; its labels int64 [crop, crop]; the teacher's probabilities
-        float32 [K, crop/8, crop/8], 0 outside the photo, or None; the errors of samples that it replaces.
+        """The crop float32 [C, crop, crop], normalised; its labels uint8 or uint16 [crop, crop]; the teacher's
+        probabilities float32 [K, crop/8, crop/8], 0 outside the photo, or None; the errors of samples that it replaces.
 
         An unreadable sample is replaced by the next one of its epoch.
 
@@ -89,13 +90,14 @@ class TrainingCrops(Dataset[Sample]):
             image = distort(image, random)
         height, width = labels.shape
         padded = torch.zeros(len(image), crop, crop)
-        padded[:, :height, :width] = (image - self.mean) / self.std
-        target = torch.full((crop, crop), ignore)
-        target[:height, :width] = torch.from_numpy(labels.astype(np.int64))
+        torch.sub(image, self.mean, out=padded[:, :height, :width]).div_(self.std)
+        target = np.full((crop, crop), ignore, np.promote_types(mask.dtype, np.min_scalar_type(ignore)))
+        target[:height, :width] = labels
         if self.teacher is None:
-            return padded, target, None, problems
+            return padded, torch.from_numpy(target), None, problems
         logits = read_teacher(self.teacher / Path(name).with_suffix(".npy"))
-        return padded, target, crop_teacher(logits, size, region, crop=crop, flipped=flipped), problems
+        teacher = crop_teacher(logits, size, region, crop=crop, flipped=flipped)
+        return padded, torch.from_numpy(target), teacher, problems
 
     def _read(self, number: int) -> tuple[Pixels, Ids, str, tuple[str, ...]]:
         length = len(self.samples)
@@ -117,12 +119,18 @@ class TrainingCrops(Dataset[Sample]):
         raise ValueError(f"{len(problems)} consecutive samples can't be read, the last: {problems[-1]}")
 
 
-def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """A batch for `DataLoader(collate_fn=…)`: images [B, C, crop, crop], labels [B, crop, crop], the teacher's
+def collate(samples: Sequence[Sample]) -> Batch:
+    """A batch for `DataLoader(collate_fn=…)`: images [B, C, crop, crop], labels int64 [B, crop, crop], the teacher's
     probabilities [B, K, crop/8, crop/8] or None, and all errors."""
+    images, labels, teacher, problems = stacked(samples, torch.stack)
+    return images, labels.long(), teacher, problems
+
+
+def stacked(samples: Sequence[Sample], stack: Callable[[tuple[Tensor, ...]], Tensor]) -> Batch:
+    """The same with labels as in the samples; `stack` makes one tensor of many."""
     images, labels, teachers, problems = zip(*samples, strict=True)
-    teacher = None if teachers[0] is None else torch.stack(teachers)
-    return torch.stack(images), torch.stack(labels), teacher, [problem for found in problems for problem in found]
+    teacher = None if teachers[0] is None else stack(teachers)
+    return stack(images), stack(labels), teacher, [problem for found in problems for problem in found]
 
 
 def read_teacher(path: Path) -> Tensor:
@@ -240,8 +248,8 @@ def crop_photo(photo: Pixels, size: Size, region: Region) -> Tensor:
         size[0] / photo.shape[0],
         size[1] / photo.shape[1],
     )
-    cropped: Tensor = resized[0, :, top - y : top - y + height, left - x : left - x + width].float()
-    return cropped
+    cropped: Tensor = resized[0, :, top - y : top - y + height, left - x : left - x + width]
+    return cropped.contiguous().float()
 
 
 def _part(side: int, target: int, start: int, count: int) -> tuple[int, int, int]:
@@ -256,32 +264,3 @@ def _part(side: int, target: int, start: int, count: int) -> tuple[int, int, int
     first = (begin * side + target // 2) // target
     last = math.floor((start + count - 0.5) * side / target - 0.5) + 3
     return begin, first, min(last, side)
-
-
-def distort(image: Tensor, random: np.random.Generator) -> Tensor:
-    """The released photometric distortion of float32 [C, h, w], 0 to 255; each step has probability 0.5.
-
-    Brightness ±32; contrast × U(0.5, 1.5), before or after saturation × U(0.5, 1.5) and hue ±18 of 180, which only
-    RGB has.
-    """
-    brightness, early, late, saturation, hue = random.uniform(size=5) < 0.5
-    contrast_first = random.random() < 0.5
-    shift, contrast, factor, turn = random.uniform(-32, 32), *random.uniform(0.5, 1.5, 2), random.uniform(-0.1, 0.1)
-    if brightness:
-        image = (image + shift).clamp_(0, 255)
-    if early and contrast_first:
-        image = (image * contrast).clamp_(0, 255)
-    if saturation and len(image) == 3:
-        image = saturate(image, factor)
-    if hue and len(image) == 3:
-        image = V.adjust_hue(image / 255, turn) * 255
-    if late and not contrast_first:
-        image = (image * contrast).clamp_(0, 255)
-    return image
-
-
-def saturate(image: Tensor, factor: float) -> Tensor:
-    """Multiply the HSV saturation, limited to 1: c' = v - (v - c)·min(factor, v/(v - min))."""
-    value, lowest = image.amax(0), image.amin(0)
-    limit = value / (value - lowest).clamp_(min=1e-6)
-    return value - (value - image) * limit.clamp_(max=factor)

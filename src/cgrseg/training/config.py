@@ -127,7 +127,7 @@ class TrainConfig:
         skip_limit: number of unreadable pairs that are replaced before the run stops.
         loggers: additional loggers: tensorboard, wandb.
         seed: determines every sample, initial value and dropout mask.
-        workers: data loading processes per trainer.
+        workers: data loading processes per trainer; on a CPU, they share each batch.
         device: auto, cpu, cuda or cuda:N.
         devices: processes on this machine, one per GPU.
         nodes: machines; start the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
@@ -158,7 +158,7 @@ class TrainConfig:
     skip_limit: int = 10
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     seed: int = 0
-    workers: int = 1
+    workers: int = 2
     device: str = "auto"
     devices: int = 1
     nodes: int = 1

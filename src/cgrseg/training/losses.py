@@ -66,7 +66,9 @@ class SegmentationLoss(nn.Module):
         valid = labels != self.ignore_index
         if self.class_weights is None:
             return valid.sum().double()
-        return self.class_weights.to(labels.device)[labels[valid]].double().sum()
+        classes = len(self.class_weights)
+        pixels = torch.bincount(labels.where(valid, classes).flatten(), minlength=classes)[:classes]
+        return pixels.double() @ self.class_weights.to(labels.device, torch.float64)
 
     def forward(self, logits: Tensor, labels: Tensor, *, count: Tensor | None = None, share: float = 1.0) -> Tensor:
         """The loss: a scalar. Bfloat16 and float16 logits are computed in float32.

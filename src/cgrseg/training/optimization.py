@@ -73,9 +73,10 @@ def set_rate(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
 def moving_average(model: CGRSeg, decay: float) -> AveragedModel:
     """Average of weights and running statistics with decay min(decay, (1 + n) / (10 + n)), to forget the start."""
 
-    def average(mean: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        if not mean.is_floating_point():
-            return new
-        return torch.lerp(mean, new, 1 - min(decay, (1 + float(count)) / (10 + float(count))))
+    def average(means: Any, new: Any, count: Tensor | int) -> None:  # lists of tensors of one type
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, new, 1 - min(decay, (1 + float(count)) / (10 + float(count))))
+        else:
+            torch._foreach_copy_(means, new)
 
-    return AveragedModel(model, avg_fn=average, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

@@ -7,12 +7,14 @@ import math
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import TrainConfig
 from .losses import teacher_loss
 from .optimization import rate, set_rate
 from .setup import Parts
+
+CLIPPED_FROM = 0.99  # of the maximum norm; below, torch would multiply all gradients by 1
 
 
 def train_step(
@@ -27,7 +29,11 @@ def train_step(
     """One optimizer step: (loss, whether loss and gradient were finite). A step that is not finite changes nothing."""
     before = [buffer.clone() for buffer in parts.buffers]
     set_rate(parts.optimizer, rate(step, config.steps, config.optim))
-    torch.manual_seed(_seed(config.seed, step, fabric.global_rank))  # dropout and drop path
+    seed = _seed(config.seed, step, fabric.global_rank)  # of dropout and drop path
+    if fabric.device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
     count = reduced(fabric, parts.loss.count(labels), "mean")  # gradients are averaged as well
     total = torch.zeros((), device=images.device)
     for number in range(config.accumulate):
@@ -41,12 +47,14 @@ def train_step(
                 )
             fabric.backward(loss)
         total = total + loss.detach()
-    norm = fabric.clip_gradients(
-        parts.model, parts.optimizer, max_norm=config.optim.clip or math.inf, error_if_nonfinite=False
-    )
-    assert norm is not None
+    fabric.strategy.precision.unscale_gradients(parts.optimizer.optimizer)  # fp16
+    trained = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     total = reduced(fabric, total.double(), "mean")
-    value, finite = torch.stack([total, (total.isfinite() & norm.isfinite()).double()]).tolist()
+    value, length = torch.stack([total, norm.double()]).tolist()
+    finite = math.isfinite(value) and math.isfinite(length)
+    if config.optim.clip is not None and not length < CLIPPED_FROM * config.optim.clip:
+        nn.utils.clip_grads_with_norm_(trained, config.optim.clip, norm)
     if finite or config.precision == "fp16":  # the gradient scaler of fp16 skips such steps itself
         parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
@@ -55,7 +63,7 @@ def train_step(
             buffer.copy_(old)
     elif parts.average is not None:
         parts.average.update_parameters(parts.network)
-    return value, bool(finite)
+    return value, finite
 
 
 def reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
