@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import cgrseg
+from cgrseg import Segmenter
 from cgrseg.cli.main import main
 from cgrseg.images.photos import read_photo
 from cgrseg.inference.sources import find_sources
@@ -264,3 +266,39 @@ def test_a_file_that_fails_is_named_without_control_characters_and_the_others_ar
     assert "failed: " in output.err and r"b\x1b[31m.jpg" in output.err and "\x1b" not in output.err
     assert output.out.startswith("1 image in ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.confidence.png", "a.mask.png"]
+
+
+def test_a_model_needs_a_class() -> None:
+    for name in ("cgrseg_n", "segformer_b0"):
+        with pytest.raises(ValueError, match="num_classes is 0: it must be at least 1"):
+            cgrseg.create_model(name, num_classes=0)
+
+
+def test_what_is_not_a_weights_file_is_named_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"run is a folder: name a weights file$"):
+        Segmenter(tmp_path / "run")
+    (tmp_path / "run" / "best.safetensors").touch()
+    with pytest.raises(IsADirectoryError, match=r"such as \S+run/best\.safetensors"):
+        cgrseg.load(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"cgrseg_t is a model without weights: train it, or choose from cgrseg_lite-"):
+        cgrseg.load("cgrseg_t")
+    with pytest.raises(TypeError, match=r"export takes a model, not str: give cgrseg\.load"):
+        cgrseg.export("cgrseg_lite-voc21", tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_missing_key_file_is_named_with_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "key"
+    assert main(["serve", "--weights", "cgrseg_lite-voc21", "--key-file", str(path)]) == 2
+    assert f"--key-file {path} is not a file: write the key" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out"), "--weights", "cgrseg_t"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "photo.png").touch()
+    assert main(["val", "--data", str(tmp_path / "data"), *out]) == 2
+    assert main(["export", *out]) == 2
+    assert main(["figures", "attention", str(tmp_path / "photo.png"), *out]) == 2
+    assert main(["push", "me/mine", *out]) == 2
+    assert not (tmp_path / "out").exists()

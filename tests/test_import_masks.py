@@ -124,7 +124,7 @@ def test_errors_write_nothing_unless_their_images_are_left_out(
     assert main(["import-data", str(root), "--out", str(out)]) == 1
     output = capsys.readouterr()
     assert "COCO JSON in" in output.out and "names the photo c.png, which is not in" in output.err
-    assert "1 errors, nothing was written" in output.err and list(tmp_path.iterdir()) == [root]
+    assert "errors: 1, nothing was written" in output.err and list(tmp_path.iterdir()) == [root]
     assert main(["import-data", str(root), "--out", str(out), "--skip-errors"]) == 0
     output = capsys.readouterr()
     assert "warning: " in output.err and "left out: names the photo c.png" in output.err

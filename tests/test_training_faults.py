@@ -240,7 +240,7 @@ def test_a_run_is_extended_by_more_steps_and_never_shortened(
 ) -> None:
     out = run[1]
     assert main(["train", "--out", str(out), "--resume", "--steps", "1"]) == 2
-    assert "a run can only be extended" in last_line(capsys)
+    assert "extend it with --steps" in last_line(capsys)
     assert main(["train", "--out", str(out), "--resume", "--steps", "4"]) == 0
     said = capsys.readouterr().out
     assert "extended from 2 to 4 steps" in said and "schedule of 4 steps, 0.0005 at this step" in said

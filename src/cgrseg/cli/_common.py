@@ -67,24 +67,7 @@ def check_folder(out: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def make_folder(out: Path) -> None:
-    """Make the output folder after `check_folder`.
-
-    Raises:
-        OSError: it can't be made or written to.
-    """
-    check_folder(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _unwritable(out: Path, error: OSError) -> OSError:
-    return OSError(f"--out {out} can't be written to ({error.strerror}): name another folder")
+        raise OSError(f"--out {out} can't be written to ({error.strerror}): name another folder") from error
 
 
 def check_same_classes(ours: LabelSpace, theirs: LabelSpace, *, weights: str, data: Path) -> None:

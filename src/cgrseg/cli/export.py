@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cgrseg._text import printable, table
 
-from ._common import Weights, check_weights, make_folder, parse_size
+from ._common import Weights, check_folder, check_weights, parse_size
 
 if TYPE_CHECKING:
     from cgrseg.nn import CGRSeg
@@ -55,7 +55,7 @@ def export(
     from cgrseg.images.files import refuse_not_utf8
 
     refuse_not_utf8(out / Path(weights).name, "an exporter")
-    make_folder(out)
+    check_folder(out)
 
     from cgrseg.deploy.export import FORMATS
     from cgrseg.deploy.export import export as write

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cgrseg._text import printable
 
-from ._common import Weights, check_same_classes, check_weights, make_folder, parse_size
+from ._common import Weights, check_folder, check_same_classes, check_weights, parse_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def figures(
     for photo in photos:
         if not Path(photo).is_file():
             raise FileNotFoundError(f"no image at {photo}")
-    make_folder(out)
+    check_folder(out)
 
     import cgrseg
     from cgrseg.images.photos import read_photo

@@ -14,7 +14,7 @@ from cgrseg._text import printable
 from cgrseg._yaml import read_yaml
 from cgrseg.training.config import CONFIG, DEFAULT_MODEL, PYTHON, TrainConfig, require_new_run
 
-from ._common import check_weights, make_folder
+from ._common import check_folder, check_weights
 
 if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
@@ -72,7 +72,7 @@ def train(
     if find_lr:
         from cgrseg.training import lr_range
 
-        make_folder(Path(run.out))
+        check_folder(Path(run.out))
         picture = Path(run.out, "lr-range.png")
         found = lr_range.find_lr(run)
         found.draw(picture)

@@ -10,7 +10,7 @@ from cyclopts.types import NonNegativeInt, Port, PositiveInt
 
 from cgrseg._text import printable
 
-from ._common import Weights, check_weights, make_folder, parse_size
+from ._common import Weights, check_folder, check_weights, parse_size
 
 
 def benchmark(
@@ -126,6 +126,8 @@ def serve(
     check_weights(weights)
     key = os.environ.pop("CGRSEG_API_KEY", None)
     if key_file is not None:
+        if not key_file.is_file():
+            raise FileNotFoundError(f"--key-file {key_file} is not a file: write the key into one, and name it")
         key = key_file.read_text(encoding="utf-8").strip()
     if key is not None and not key:
         raise ValueError(f"{key_file or 'CGRSEG_API_KEY'} has no key: write one into it, or leave it out")
@@ -181,7 +183,7 @@ def push(
         raise ValueError(f"{repository!r} is not a repository of the hub: write USER/NAME")
     check_weights(weights)
     if out is not None:
-        make_folder(out)
+        check_folder(out)
 
     from cgrseg.weights import hub
     from cgrseg.weights.load import find_weights

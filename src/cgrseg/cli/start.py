@@ -11,7 +11,7 @@ from cyclopts.types import Port, PositiveInt
 
 from cgrseg._text import printable, table
 
-from ._common import check_weights, make_folder, split_commas
+from ._common import check_folder, check_weights, split_commas
 
 WEIGHTS = "cgrseg_lite-voc21"
 
@@ -35,7 +35,7 @@ def demo(
         train: train the small model
         steps: training steps; 150 take about a minute on two cores
     """
-    make_folder(out)
+    check_folder(out)
     _label_photo(out)
     if train:
         _train_nano(out / "training", steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +15,7 @@ from cgrseg._text import printable
 from cgrseg.data.settings import Format, ImportFormat
 from cgrseg.inference.modes import Mode
 
-from ._common import Weights, check_same_classes, check_weights, make_folder
+from ._common import Weights, check_folder, check_same_classes, check_weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -100,7 +101,7 @@ def convert_masks(
     done = convert_masks(source, out, classes=classes, unknown=unknown, one_based=one_based)
     if done.problems:
         print("\n".join(map(printable, done.problems)), file=sys.stderr)
-        print(f"{len(done.problems)} of {done.masks} masks do not fit, nothing was written", file=sys.stderr)
+        print(f"some of {done.masks} masks do not fit, nothing was written", file=sys.stderr)
         return 1
     share = f"{done.ignored:.2%} of the pixels ignored"
     print(printable(f"{done.masks} masks, {len(done.labels)} classes, {share} -> {out}"))
@@ -150,10 +151,10 @@ def import_data(
         print(f"… {len(problems) - len(shown)} more: --limit 0 shows all", file=sys.stderr)
     if found.errors:
         cure = "correct them, or leave these images out with --skip-errors"
-        print(f"{len(found.errors)} errors, nothing was written: {cure}", file=sys.stderr)
+        print(f"errors: {len(found.errors)}, nothing was written: {cure}", file=sys.stderr)
         return 1
     write_dataset(found, out)
-    print(printable(f"written to {out}; next: cgrseg check-data {out}"))
+    print(printable(f"written to {out}; next: cgrseg check-data {shlex.quote(str(out))}"))
     return 0
 
 
@@ -199,7 +200,7 @@ def val(
     if not data.is_dir():
         raise FileNotFoundError(f"no folder {data}: check the path of the dataset")
     if out is not None:
-        make_folder(out)
+        check_folder(out)
 
     from dataclasses import asdict
     from time import perf_counter

@@ -68,6 +68,8 @@ def export(
         ValueError: a runtime is missing, a size is needed (bias mode "official"), or a file deviates.
         OSError: the folder cannot be written to.
     """
+    if not isinstance(model, CGRSeg):
+        raise TypeError(f"export takes a model, not {type(model).__name__}: give cgrseg.load(FILE)")
     for kind in formats:
         require_format(kind)
     network = fuse(model)

@@ -62,10 +62,10 @@ class RunFolder:
         settings = read_yaml(written)
         self.config.refuse_other(settings, written)
         steps = settings.get("steps")
-        if not isinstance(steps, int) or steps > self.config.steps:
-            raise ValueError(
-                f"{written} is of a run with steps {steps}, not {self.config.steps}: a run can only be extended"
-            )
+        if not isinstance(steps, int):
+            raise ValueError(f"{written} has steps {steps!r}: restore it, or choose another --out")
+        if steps > self.config.steps:
+            raise ValueError(f"{written} is of a run of {steps} steps: extend it with --steps {steps} or more")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -54,6 +54,8 @@ def create_model(
         ValueError: an unknown name or option, or weights that do not fit.
         OSError: there is no such file, or the hub cannot be reached.
     """
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}: it must be at least 1")
     if name in rivals.NAMES:
         if weights is not None or spec:
             raise ValueError(f"{name} is a rival: it takes num_classes only, no weights or other options")
@@ -116,8 +118,13 @@ def find_weights(weights: Pathlike) -> Path:
     files = _bundled_files()
     if name in files and not path.is_file():
         return files[name]
+    if path.is_dir():
+        run = path / "best.safetensors"
+        raise IsADirectoryError(f"{path} is a folder: name a weights file" + f", such as {run}" * run.is_file())
     if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
         return path
+    if name in VARIANTS:
+        raise ValueError(f"{name} is a model without weights: train it, or choose from {', '.join(sorted(files))}")
     raise ValueError(f"no weights are called {name!r}, and there is no such file{did_you_mean(name, sorted(files))}")
 
 
