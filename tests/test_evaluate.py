@@ -240,7 +240,7 @@ def test_the_report_holds_the_scores_as_text_numbers_and_pictures(
     assert len((folder / "photos.csv").read_text().splitlines()) == 5
     for path in (*(folder / name for name in pictures), *(folder / "worst").iterdir()):
         with Image.open(path) as picture:
-            assert min(picture.size) > 100
+            assert min(picture.size) > 80
 
 
 def test_a_class_that_never_occurs_is_a_dash_in_the_table_and_null_in_numbers(scores: Scores, tmp_path: Path) -> None:
