@@ -71,7 +71,7 @@ def make_page(weights: Sequence[str], *, device: str = "auto", short_side: int |
     if len(named) < len(weights):
         raise ValueError(f"two of the weights {', '.join(weights)} have the same name: rename one")
     for name in weights:
-        if not find_weights(name).exists():
+        if not Path(name).is_dir() and not find_weights(name).exists():  # a folder may hold exported files
             raise FileNotFoundError(f"{name} does not exist: check the path")
     openers: dict[str, Opener] = {
         name: partial(rgb_segmenter, path, device=device, short_side=short_side) for name, path in named.items()
