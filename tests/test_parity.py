@@ -120,7 +120,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Attn3": lambda: effnet.Attention(channels=24, halve=True, bias_mode="official"),
     "AttnDown": lambda: effnet.HalvingAttention(in_channels=24, out_channels=40, bias_mode="official"),
     "LGQuery": lambda: attention.LocalQuery(in_channels=24, out_channels=40),
-    "Stem": lambda: effnet.build("s1").stem,
+    "Stem": lambda: effnet.EfficientFormerV2(size="s1").stem,
     "Embed": lambda: effnet.Downsample(in_channels=12, out_channels=20),
     "EmbedSub": lambda: effnet.AttentionDownsample(in_channels=24, out_channels=40, bias_mode="official"),
     "Mlp": lambda: effnet.ConvMlp(channels=16, ratio=4),
