@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from cgrseg import _process
+from cgrseg._process import fast_imports
 from cgrseg.cli.main import main
 
 FAULTS = """
@@ -51,3 +53,24 @@ def test_what_answers_photo_by_photo_shares_the_cores(words: list[str], monkeypa
     monkeypatch.delenv("GOMP_SPINCOUNT")
     assert main([*words, "gone"]) == 2
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
+
+
+def test_garbage_is_collected_again_after_imports() -> None:
+    with fast_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with fast_imports():
+            pass
+        assert not gc.isenabled()  # as it was before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("first", "left_out"), [("", True), ("import torch", False)])
+def test_only_the_first_import_of_torch_is_left_out_of_collections(first: str, left_out: bool) -> None:
+    code = "import gc\nfrom cgrseg._process import fast_imports\n"
+    code += f"{first}\nwith fast_imports(): import torch\nprint(gc.get_freeze_count() > 10_000)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(left_out)

@@ -103,14 +103,16 @@ def predict(
         raise ValueError(f"{videos[0].path} is a video, which only has an overlay: add overlay to --save")
     jobs: list[Job] = [(source, source.outputs(kinds)) for source in found]
 
-    from cgrseg._process import busy
+    from cgrseg._process import busy, fast_imports
     from cgrseg._progress import progress_bar
-    from cgrseg.images.cutout import cutout_classes
-    from cgrseg.inference.collected import CollectedFiles, check_owned
-    from cgrseg.inference.outputs import OutputOptions
-    from cgrseg.inference.pipeline import collected_paths, segment_files, unfinished
-    from cgrseg.inference.segmenter import Segmenter
-    from cgrseg.inference.video import require_pyav
+
+    with fast_imports():
+        from cgrseg.images.cutout import cutout_classes
+        from cgrseg.inference.collected import CollectedFiles, check_owned
+        from cgrseg.inference.outputs import OutputOptions
+        from cgrseg.inference.pipeline import collected_paths, segment_files, unfinished
+        from cgrseg.inference.segmenter import Segmenter
+        from cgrseg.inference.video import require_pyav
 
     if videos:
         require_pyav()
