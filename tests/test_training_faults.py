@@ -123,6 +123,7 @@ def test_fewer_batches_are_read_ahead_where_the_shared_memory_is_small(monkeypat
         loading.batches_ahead(config, classes=3)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the signal may come within a callback
 def test_a_killed_data_loading_process_is_one_line(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
