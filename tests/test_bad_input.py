@@ -231,7 +231,7 @@ def test_a_folder_in_place_of_weights_says_which_file_to_name(
     assert main(["predict", str(photo), "--weights", str(folder), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"cgrseg: {folder} is ") and error.count("\n") == 1
-    assert (str(folder / "best.safetensors") if run else "name a .safetensors file") in error
+    assert (str(folder / "best.safetensors") if run else "name a weights file\n") in error
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
@@ -285,6 +285,16 @@ def test_what_is_not_a_weights_file_is_named_with_the_cure(tmp_path: Path) -> No
         cgrseg.load("cgrseg_t")
     with pytest.raises(TypeError, match=r"export takes a model, not str: give cgrseg\.load"):
         cgrseg.export("cgrseg_lite-voc21", tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_folder_named_like_bundled_weights_does_not_hide_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo_file(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time, the folder is there
+        assert main(["predict", "a.png", "--weights", "cgrseg_lite-voc21", "--out", "cgrseg_lite-voc21"]) == 0
+    assert (tmp_path / "cgrseg_lite-voc21" / "a.mask.png").is_file()
 
 
 def test_a_missing_key_file_is_named_with_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,13 +43,8 @@ def check_weights(*weights: str | None) -> None:
 
     Raises:
         FileNotFoundError: a path that ends like a weights file does not exist.
-        IsADirectoryError: a path is the folder of a run, or a folder without weights.
     """
     for path in map(Path, filter(None, weights)):
-        if (path / "best.safetensors").is_file():
-            raise IsADirectoryError(f"{path} is the folder of a run: name a file in it, {path / 'best.safetensors'}")
-        if path.is_dir() and not any(file.suffix in WEIGHTS_SUFFIXES for file in path.iterdir()):
-            raise IsADirectoryError(f"{path} is a folder without weights: name a .safetensors file")
         if path.suffix in WEIGHTS_SUFFIXES and not str(path).startswith("hf:") and not path.exists():
             raise FileNotFoundError(f"no weights file {path}: check the path")
 
