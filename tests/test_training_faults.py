@@ -148,14 +148,48 @@ def test_both_messages_of_pytorch_for_an_ended_process_give_the_same_line(how: s
     assert line.startswith("a data loading process was ended from outside") and line.endswith("continue with --resume")
 
 
+def stored_logits(folder: Path, images: int, classes: int = 2) -> Path:
+    """A folder with the teacher's logits of the first training images of `squares`."""
+    folder.mkdir()
+    for number in range(images):
+        np.save(folder / f"{number}.npy", np.zeros((classes, 8, 8), np.float32))
+    return folder
+
+
 def test_an_error_in_a_data_loading_process_is_one_line(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "logits").mkdir()
-    teacher = ["--teacher", str(tmp_path / "logits"), "--loss.teacher=1"]
-    assert train(squares, tmp_path / "run", *teacher, workers=1) == 2
+    logits = stored_logits(tmp_path / "logits", 6)
+    for path in list(logits.iterdir())[1:]:
+        path.write_bytes(b"")
+    assert train(squares, tmp_path / "run", "--teacher", str(logits), "--loss.teacher=1", workers=1) == 2
     line = last_line(capsys)
     assert line.startswith("cgrseg: ") and "no teacher logits can be read" in line and line.endswith("store them again")
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "options", "complaint"),
+    [
+        (0, 2, ["--loss.teacher=1"], "has no logits of 6 of 6 training images"),
+        (5, 2, ["--loss.teacher=1"], "has no logits of 1 of 6 training images"),
+        (6, 3, ["--loss.teacher=1"], "has logits of 3 classes, the dataset has 2"),
+        (6, 2, [], "its weight, 0: give both"),
+        (6, 2, ["--loss.teacher=-1"], "loss.teacher is -1"),
+    ],
+)
+def test_wrong_teachers_are_refused_before_anything_is_written(
+    images: int,
+    classes: int,
+    options: list[str],
+    complaint: str,
+    squares: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logits = stored_logits(tmp_path / "logits", images, classes)
+    assert train(squares, tmp_path / "run", "--teacher", str(logits), *options) == 2
+    assert complaint in last_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

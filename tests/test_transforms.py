@@ -335,8 +335,10 @@ def test_the_teachers_crop_lines_up_with_the_images_crop_also_when_it_is_flipped
     flip: int, size: tuple[int, int], scale: tuple[float, float], tmp_path: Path
 ) -> None:
     photo = ramp(*size)
+    samples = Fixed(photo, np.zeros(size, np.uint8))
+    samples.labels = LabelSpace.numbered(2)
     dataset = TrainingCrops(
-        samples=Fixed(photo, np.zeros(size, np.uint8)),
+        samples=samples,
         augmentation=dataclasses.replace(PLAIN, flip=flip, scale=scale),
         preprocessing=Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)),
         seed=0,
@@ -367,6 +369,7 @@ def test_a_flipped_teacher_is_not_the_unflipped_one() -> None:
         (b"", "no teacher logits"),
         (np.zeros((8, 8)), "is not an array"),
         (np.zeros((2, 8, 8), int), "floats"),
+        (np.zeros((2, 8, 8)), "has logits of 2 classes, the dataset has 8"),
     ],
 )
 def test_a_missing_or_damaged_teacher_file_is_named(content: Any, complaint: str, tmp_path: Path) -> None:

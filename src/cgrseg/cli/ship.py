@@ -132,10 +132,13 @@ def serve(
     if key is not None and not key:
         raise ValueError(f"{key_file or 'CGRSEG_API_KEY'} has no key: write one into it, or leave it out")
 
+    from cgrseg._process import fast_imports
+
     try:
-        from cgrseg.server.app import ServerConfig
-        from cgrseg.server.app import serve as run
-        from cgrseg.server.uploads import Limits
+        with fast_imports():
+            from cgrseg.server.app import ServerConfig
+            from cgrseg.server.app import serve as run
+            from cgrseg.server.uploads import Limits
     except ModuleNotFoundError as error:
         raise ValueError(f'the server needs {error.name}: pip install "cgrseg[serve]"') from error
     limits = Limits(

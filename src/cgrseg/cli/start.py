@@ -126,11 +126,14 @@ def app(
     names = split_commas(weights or ())
     check_weights(*names)
     print("loading the page, which takes some seconds", file=sys.stderr, flush=True)
+    from cgrseg._process import fast_imports
+
     try:
-        from cgrseg.web import launch, make_page
+        with fast_imports():
+            from cgrseg.web import launch, make_page
+            from cgrseg.weights.load import list_weights
     except ModuleNotFoundError as error:
         raise ValueError(f'the page needs {error.name}: pip install "cgrseg[app]"') from error
-    from cgrseg.weights.load import list_weights
 
     names = names or list_weights()
     if not names:

@@ -206,15 +206,19 @@ def val(
     from time import perf_counter
 
     import cgrseg
-    from cgrseg.data.check import quick_check
-    from cgrseg.data.listing import open_dataset
-    from cgrseg.evaluation.report import text_table, write_report
+    from cgrseg._process import fast_imports
+
+    with fast_imports():
+        from cgrseg.data.check import quick_check
+        from cgrseg.data.listing import open_dataset
+        from cgrseg.evaluation.report import text_table, write_report
+        from cgrseg.inference.segmenter import Segmenter
 
     has_test = format == "folder" and (data / "images" / "test").is_dir()
     scored = split or ("test" if has_test else "val")
     fabric = _launched(device)
     own_device = device if fabric is None else fabric.device
-    segmenter = cgrseg.Segmenter(weights, device=own_device, mode=mode, window=window, bf16=bf16)
+    segmenter = Segmenter(weights, device=own_device, mode=mode, window=window, bf16=bf16)
     predictor = segmenter.predictor
     channels = predictor.preprocessing.channels
     quick_check(data, format, splits=(scored,), channels=channels).refuse_errors()

@@ -149,7 +149,8 @@ def _report(images: int, seconds: float, problems: list[str], where: str) -> int
         print(f"failed: {printable(problem)}", file=sys.stderr)
     seconds = max(seconds, 1e-9)
     count = f"{images} image{'s' * (images != 1)}"
-    print(printable(f"{count} in {seconds:.1f} s ({images / seconds:.1f} images/s) -> {where}"))
+    rate = f" ({images / seconds:.1f} images/s) -> {where}" if images or not problems else ""
+    print(printable(f"{count} in {seconds:.1f} s{rate}"))
     return 1 if problems else 0
 
 

@@ -95,7 +95,7 @@ class TrainingCrops(Dataset[Sample]):
         target[:height, :width] = labels
         if self.teacher is None:
             return padded, torch.from_numpy(target), None, problems
-        logits = read_teacher(self.teacher / Path(name).with_suffix(".npy"))
+        logits = read_teacher(teacher_file(self.teacher, name), classes=len(self.samples.labels))
         teacher = crop_teacher(logits, size, region, crop=crop, flipped=flipped)
         return padded, torch.from_numpy(target), teacher, problems
 
@@ -133,11 +133,16 @@ def stacked(samples: Sequence[Sample], stack: Callable[[tuple[Tensor, ...]], Ten
     return stack(images), stack(labels), teacher, [problem for found in problems for problem in found]
 
 
-def read_teacher(path: Path) -> Tensor:
-    """Stored logits as float32 [K, h, w].
+def teacher_file(folder: Path, name: str) -> Path:
+    """The stored logits of the image `name`."""
+    return folder / Path(name).with_suffix(".npy")
+
+
+def read_teacher(path: Path, *, classes: int) -> Tensor:
+    """Stored logits as float32 [K, h, w] for K `classes`.
 
     Raises:
-        ValueError: the file is missing, damaged, or not an array [K, h, w] of floats.
+        ValueError: the file is missing, damaged, or not such an array.
     """
     try:
         logits = np.load(path, allow_pickle=False)
@@ -145,6 +150,8 @@ def read_teacher(path: Path) -> Tensor:
         raise ValueError(f"{path}: no teacher logits can be read ({error}): store them again") from error
     if getattr(logits, "ndim", 0) != 3 or logits.dtype.kind != "f":
         raise ValueError(f"{path}: is not an array [K, h, w] of floats: store the teacher's logits")
+    if len(logits) != classes:
+        raise ValueError(f"{path}: has logits of {len(logits)} classes, the dataset has {classes}: store others")
     return torch.from_numpy(logits).float()
 
 

@@ -80,8 +80,9 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"loss.label_smoothing is {self.label_smoothing}: it must be from 0 to 1")
-        if self.dice < 0:
-            raise ValueError(f"loss.dice is {self.dice}: it must be 0 or more")
+        for name in ("dice", "teacher"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss.{name} is {getattr(self, name)}: it must be 0 or more")
         weights = self.class_weights
         if isinstance(weights, list) and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
             raise ValueError(f"loss.class_weights is {weights}: give one number of 0 or more per class")

@@ -15,8 +15,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cgrseg.data.dataset import Samples
 from cgrseg.data.sampling import StepSampler
-from cgrseg.data.transforms import STRIDE, Batch, TrainingCrops, collate, stacked
+from cgrseg.data.transforms import STRIDE, Batch, TrainingCrops, collate, read_teacher, stacked, teacher_file
 from cgrseg.preprocessing import Preprocessing
 
 from .config import TrainConfig
@@ -115,6 +116,29 @@ def batches_ahead(config: TrainConfig, *, classes: int) -> int | None:
             f"{needed >> 20}: use --workers 0, or in Docker --shm-size {max(2 * needed >> 30, 1)}g"
         )
     return min(ahead, AHEAD)
+
+
+def check_teacher(config: TrainConfig, samples: Samples) -> None:
+    """Check before a run that every training image has its teacher's logits.
+
+    Raises:
+        ValueError: some have none, the logits are of other classes, or only one of `teacher` and its weight is given.
+    """
+    if (config.teacher is None) != (config.loss.teacher == 0):
+        raise ValueError(
+            f"teacher is {config.teacher or 'null'} and loss.teacher, its weight, {config.loss.teacher:g}: give both, "
+            "such as --teacher logits --loss.teacher 1, or neither"
+        )
+    if config.teacher is None:
+        return
+    files = [teacher_file(Path(config.teacher), samples.name(index)) for index in range(len(samples))]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"--teacher {config.teacher} has no logits of {len(missing)} of {len(files)} training images, such as "
+            f"{missing[0]}: store them"
+        )
+    read_teacher(files[0], classes=len(samples.labels))
 
 
 def collate_shared(samples: Sequence[Any]) -> Batch:

@@ -22,7 +22,7 @@ from .batch_size import find_batch
 from .checkpoint import STATE, RunFolder
 from .config import CONFIG, TrainConfig
 from .fingerprint import changes, fingerprint
-from .loading import batches_ahead, explain, load_batches
+from .loading import batches_ahead, check_teacher, explain, load_batches
 from .optimization import rate
 from .progress import Callbacks, Clock, Progress, RunFailed, Step, Stopped, StopRequest, asked_to_stop
 from .scoring import Scoring
@@ -57,6 +57,7 @@ def run_training(
     if epochs is not None:
         config = replace(config, steps=math.ceil(epochs * len(data.train) / config.batch_size))
     batches_ahead(config, classes=len(data.train.labels))
+    check_teacher(config, data.train)
     fabric = make_fabric(config)
     fabric.launch()
     first = fabric.is_global_zero

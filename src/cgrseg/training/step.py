@@ -41,7 +41,7 @@ def train_step(
         with fabric.no_backward_sync(parts.model, enabled=number < config.accumulate - 1):
             logits = parts.model(some_images)
             loss = parts.loss(logits, some_labels, count=count, share=1 / config.accumulate)
-            if teacher is not None and config.loss.teacher:
+            if teacher is not None:
                 loss = loss + config.loss.teacher / config.accumulate * teacher_loss(
                     logits, teacher.chunk(config.accumulate)[number]
                 )
