@@ -180,6 +180,15 @@ def test_the_least_recently_used_conversions_are_removed(by_default: Path, tmp_p
     assert sorted(path.name for path in folder.iterdir()) == ["new", "oldest"]
 
 
+def test_only_the_own_and_old_unfinished_conversions_are_removed(tmp_path: Path) -> None:
+    own, old, other = (tmp_path / f".unfinished-{name}-x" for name in ("mine", "old", "other"))
+    for folder in (own, old, other, tmp_path / "mine"):
+        folder.mkdir()
+    os.utime(old, (1000, 1000))
+    cache._evict(tmp_path, keep=tmp_path / "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "mine"]
+
+
 OPEN = "import sys; from cgrseg import Segmenter; print(Segmenter(sys.argv[1]).runtime)"
 
 

@@ -276,6 +276,17 @@ def test_sources_that_make_no_rows_say_why(tmp_path: Path, names: list[str], com
         read_rows([str(tmp_path / name) for name in names], out=str(tmp_path / "out"))
 
 
+def test_urls_name_every_file_and_no_output(tmp_path: Path) -> None:
+    names = {"a b.png": 1, "a%20b.png": 2, "c#d?e.png": 3}
+    for name, seed in names.items():
+        write(tmp_path / "in" / name, photo(seed))
+    write(tmp_path / "in" / "out" / "x.mask.png", photo(4))
+    found = photo_table([f"file://{tmp_path}/in"], out=f"file://{tmp_path}/in/out").to_pylist()
+    assert {row["name"]: Storage(row["path"]).read() for row in found} == {
+        name.removesuffix(".png"): photo(seed) for name, seed in names.items()
+    }
+
+
 def test_any_fsspec_place_can_be_written_to_and_read() -> None:
     storage = Storage("memory://bucket/run")
     storage.write("manifest/a.jsonl", b"1")
@@ -291,3 +302,6 @@ def test_flags_of_the_cluster_need_it(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*common, "--workers", "2"]) == 2 and "belongs to --engine ray" in capsys.readouterr().err
     assert main([*common, "--save", "parquet"]) == 2 and "'parquet' is not an output" in capsys.readouterr().err
     assert main([*common, "--engine", "ray", "--workers", "0"]) == 2 and "--workers is 0" in capsys.readouterr().err
+    exported = write(tmp_path / "model.onnx", b"")
+    assert main([*common, "--engine", "ray", "--weights", str(exported)]) == 2
+    assert "is an exported file: --engine ray takes weights files" in capsys.readouterr().err

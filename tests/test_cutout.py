@@ -120,6 +120,7 @@ def test_pixels_below_the_threshold_are_unknown(photo: Image.Image, ignore_index
     assert sum(found.areas().values()) == pytest.approx(1)
     assert sum(polygon.area for polygon in found.polygons()) == sure.sum()
     assert (np.asarray(found.cutout([0, 1, 2], soft=False))[..., 3] > 0).sum() == sure.sum()
+    assert (np.asarray(found.cutout([0, 1, 2]))[..., 3] > 0).sum() == sure.sum()
     picture = np.asarray(found.overlay(legend=False, names=False))
     assert (picture[~sure] == found.photo[~sure]).all()
     assert plain.with_threshold(0) is plain

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cgrseg.labels import LabelSpace
@@ -112,5 +114,8 @@ def test_the_classes_in_a_weights_file_are_read_as_strictly(changes: dict[str, A
 def test_one_class_can_be_named_without_a_list() -> None:
     labels = LabelSpace(names=("road", "car"), colors=((0, 0, 0), (1, 1, 1)))
     assert labels.find("car") == labels.find(1) == labels.find(["car"]) == [1]
+    assert labels.find(np.uint8(1)) == labels.find([np.int64(1)]) == [1]
+    cafe = LabelSpace(names=("caf\u00e9",), colors=((0, 0, 0),))
+    assert cafe.find(unicodedata.normalize("NFD", "caf\u00e9")) == [0]
     with pytest.raises(ValueError, match="no class is called 'cat'"):
         labels.find("cat")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,30 @@ def test_records_are_not_held_in_memory(tmp_path: Path) -> None:
             files.add(path, {"file_name": f"{number:03}.png", **line})
         assert sum(len(str(value)) for value in vars(files).values()) < 10_000
     assert len(names_of(path)) == 300 and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", [COCO, CSV])
+def test_records_of_a_killed_run_with_other_classes_are_refused(name: str, tmp_path: Path) -> None:
+    record = {"file_name": "x", "row": ["x", 1, 1, 1, 0, 0], "width": 1, "height": 1, "annotations": []}
+    CollectedFiles([tmp_path / name], LabelSpace.numbered(2)).add(tmp_path / name, record)
+    with pytest.raises(ValueError, match="has other classes than these weights"):
+        CollectedFiles([tmp_path / name], LabelSpace.numbered(3), keep=True)
+    with CollectedFiles([tmp_path / name], LabelSpace.numbered(2), keep=True) as files:
+        files.add(tmp_path / name, {**record, "file_name": "y", "row": ["y", 1, 1, 1, 0, 0]})
+    assert (tmp_path / name).exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_table_keeps_the_bytes_of_names_that_are_not_utf_8(
+    photos: Path, tmp_path: Path, predict: Callable[..., int]
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (photos / "a.png").rename(photos / name)
+    except OSError:
+        pytest.skip("this file system only has UTF-8 names")
+    for options in ([], ["--resume"]):
+        assert predict(photos, "--save", "csv", *options) == 0
+        assert b"\ncaf\xe9.png," in (tmp_path / "out" / CSV).read_bytes()
 
 
 def test_equal_class_names_have_columns_of_their_own(tmp_path: Path) -> None:

@@ -357,6 +357,12 @@ def test_several_photos_are_a_strip_and_export_as_zip(page: Any, tmp_path: Path)
             expected = Segmenter(WEIGHTS, device="cpu", short_side=SIDE)(tmp_path / name.replace(".mask", ""))
             with Image.open(archive.open(name)) as mask:
                 np.testing.assert_array_equal(np.asarray(mask), expected.labels)
+    (tmp_path / "two.jpg").write_bytes(png((64, 75)))
+    upload(page, tmp_path / "two.jpg")
+    page.wait_for_selector("#every:has-text('All 3 photos')", state="attached")
+    with zipfile.ZipFile(export(page, "mask", tmp_path)) as archive:
+        assert archive.namelist() == ["é one.mask.png", "two.png.mask.png", "two.jpg.mask.png"]
+    page.click("[aria-label='Remove two.jpg']")
     page.click("[aria-label='Remove two.png']")
     page.wait_for_selector("#facts:has-text('64 x 75 pixels')")
     assert page.locator("#strip li").count() == 1
@@ -639,11 +645,11 @@ def test_the_camera_takes_the_next_frame_after_the_answer_and_stops_at_once(page
     assert asked == before and page.locator("#strip img").get_attribute("alt") == "camera.jpg"
 
 
-def film(path: Path, *, frames: int) -> Path:
+def film(path: Path, *, frames: int, codec: str = "libx264") -> Path:
     """A clip of 96 x 64 pixels that changes its shade."""
     av = pytest.importorskip("av", reason="needs the extra video")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
+        stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for number in range(frames):
             frame = np.full((64, 96, 3), 40 + 50 * number % 200, np.uint8)
@@ -663,8 +669,65 @@ def test_a_video_comes_back_labelled_with_its_legend(page: Any, tmp_path: Path) 
         assert sum(1 for _ in video.decode(video=0)) == 12
     assert page.eval_on_selector("#clip-legend", "image => image.decode().then(() => image.naturalWidth)") > 96
     assert not page.is_visible("#stop")
-    upload(page, PHOTO)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png((64, 75)))
+    upload(page, tmp_path / "a.png", tmp_path / "b.png")
     assert not page.is_visible("#clip")
+    page.set_input_files("#files", [str(tmp_path / "clip.mp4"), str(film(tmp_path / "second.mp4", frames=2))])
+    page.wait_for_selector("#clip:not([hidden])")
+    page.wait_for_selector("#error:has-text('One video at a time: add second.mp4 again.')")
+    page.click("[aria-label='Remove b.png']")
+    assert page.is_visible("#clip") and page.locator("#strip li").count() == 1
+
+
+def test_a_damaged_video_is_labelled_and_the_page_says_what_is_missing(page: Any, tmp_path: Path) -> None:
+    path = film(tmp_path / "clip.ts", frames=12, codec="mpeg2video")
+    path.write_bytes(2 * path.read_bytes())
+    page.set_input_files("#clips", {"name": "clip.ts", "mimeType": "video/mp2t", "buffer": path.read_bytes()})
+    page.wait_for_selector("#clip:not([hidden])")
+    page.wait_for_selector("#status:has-text('clip.ts: the video may be damaged: a damaged frame at')")
+
+
+def test_the_view_of_a_photo_never_has_the_confidence_of_another(page: Any, tmp_path: Path) -> None:
+    for name, size in (("a.png", (64, 75)), ("b.png", (64, 75))):
+        (tmp_path / name).write_bytes(png(size))
+    with Image.open(tmp_path / "b.png") as photo:
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "b.png")
+    upload(page, tmp_path / "a.png", tmp_path / "b.png")
+    page.click("[data-view=confidence]")
+    page.wait_for_selector("#confidence:not([hidden])")
+    page.route("**/v1/segment*output=confidence*", lambda route: route.abort())
+    page.click("#strip button[title='b.png']")
+    labelled(page)
+    page.wait_for_selector("#error:has-text('b.png')")
+    with Image.open(export(page, "view", tmp_path)) as shown, Image.open(tmp_path / "b.png") as photo:
+        np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), np.asarray(photo.convert("RGB")))
+
+
+def test_a_photo_that_failed_is_tried_again_when_it_is_chosen(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png((64, 75)))
+    upload(page, PHOTO)
+    page.route("**/v1/segment*", lambda route: route.abort())
+    page.set_input_files("#files", str(tmp_path / "a.png"))
+    page.wait_for_selector("#error:has-text('a.png: the page')")
+    page.unroute("**/v1/segment*")
+    page.click("#strip button[title='a.png']")
+    page.wait_for_selector("#facts:has-text('64 x 75 pixels')")
+    assert not page.inner_text("#error")
+
+
+def test_names_are_sent_only_for_files_that_contain_them(page: Any, tmp_path: Path) -> None:
+    upload(page, PHOTO)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    for name in ("mask", "overlay", "geojson", "csv"):
+        export(page, name, tmp_path)
+    assert [("hopper" in url, url.partition("output=")[2].partition("&")[0]) for url in sent if "output" in url] == [
+        (False, "mask"),
+        (False, "overlay"),
+        (False, "geojson"),
+        (True, "csv"),
+    ]
 
 
 def test_a_photo_is_labelled_while_a_video_runs_and_stop_leaves_nothing(
@@ -802,6 +865,12 @@ def test_wrong_weights_are_one_line_before_the_page_opens(capsys: pytest.Capture
 def test_missing_weights_are_one_line_before_the_page_opens(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", "--weights", f"{other},nowhere.safetensors"]) == 2
     assert "no weights file nowhere.safetensors: check the path" in capsys.readouterr().err
+
+
+def test_the_path_of_weights_may_have_a_comma(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a, b.safetensors").write_text("no weights")
+    assert main(["app", "--weights", str(tmp_path / "a, b.safetensors")]) == 2
+    assert "a, b.safetensors is not a weights file" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,11 @@ def test_scales_multiply_the_image_s_own_size_without_a_short_side() -> None:
     assert sizes == [(64, 96), (32, 48)]
 
 
+def test_an_image_that_is_too_large_for_a_scale_is_one_line() -> None:
+    with pytest.raises(ValueError, match="an image of 1x8192 pixels is too large for the scale 8193: use mode slide"):
+        list(views(drawn(1, 8192), Preprocessing(), scales=(8193,), flip=False))
+
+
 def naive_slide(net: Net, images: Tensor, window: int, cosine: bool) -> Tensor:
     height, width = images.shape[2:]
     stride = window * 2 // 3

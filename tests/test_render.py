@@ -41,6 +41,12 @@ def test_an_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
         render.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), SPACE, alpha=alpha)
 
 
+@pytest.mark.parametrize("size", [(1, 320), (2, 700), (1000, 3), (1, 1)])
+def test_very_long_images_have_an_overlay(size: tuple[int, int]) -> None:
+    result = Segmentation(np.ones(size, np.uint8), SPACE, np.zeros((*size, 3), np.uint8))
+    assert result.overlay(legend=False).size == result.outline(legend=False).size == size[::-1]
+
+
 def test_confidence_becomes_grey() -> None:
     picture = render.confidence_picture(np.array([[0.0, 0.5, 1.0]], np.float32))
     assert picture.mode == "L" and np.asarray(picture).tolist() == [[0, 128, 255]]

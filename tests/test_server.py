@@ -770,6 +770,10 @@ def test_orientation_and_transparency_survive_the_removal_of_metadata(segmenter:
         data = encoded(draw(2, (48, 32)), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
         assert photo_size(clean_image(data), kind) == (48, 32)
         np.testing.assert_array_equal(read_photo_bytes(clean_image(data), kind), read_photo_bytes(data, kind))
+    for orientation, size in ((5, (48, 32)), (8, (48, 32)), (9, (32, 48)), (1, (32, 48))):  # 9 has no meaning
+        exif[0x0112] = orientation
+        data = encoded(draw(2, (48, 32)), "JPEG", exif=exif)
+        assert photo_size(data, "JPEG") == size == read_photo_bytes(data, "JPEG").shape[:2]
     gif = Image.fromarray(draw(1)[:, :, 0] // 64)
     buffer = io.BytesIO()
     gif.save(buffer, "GIF", transparency=1, comment=b"some text")
@@ -994,9 +998,18 @@ def test_sigterm_finishes_requests_and_the_log_has_no_content(weights: Path, tmp
         (["--weights", "w", "--workers", "0"], "--workers is 0"),
         (["--weights", "w", "--port", "99999"], "--port is 99999"),
         (["--weights", "w", "--key-file", "nowhere.key"], "nowhere.key"),
+        (["--weights", "w", "--key-file", "umlaut.key"], "umlaut.key has letters outside of ASCII"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_one_line(
+    arguments: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("umlaut.key").write_text("schlüssel", encoding="utf-8")
     assert main(["serve", *arguments]) == 2
     text = capsys.readouterr().err
     assert complaint in text and text.count("\n") == 1

@@ -38,13 +38,22 @@ def one_class() -> Segmenter:
     return Segmenter(model)
 
 
-def draw_clip(path: Path, *, frames: int = 8, size: tuple[int, int] = (96, 64), codec: str = "libx264") -> Path:
+def draw_clip(
+    path: Path,
+    *,
+    frames: int = 8,
+    size: tuple[int, int] = (96, 64),
+    codec: str = "libx264",
+    aspect: Fraction | None = None,
+) -> Path:
     """A white bar moves over a black picture."""
     width, height = size
     with av.open(str(path), "w") as sink:
         stream = sink.add_stream(codec, rate=RATE)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p" if codec == "libx264" else "bgr0"
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for i in range(frames):
             picture = np.zeros((height, width, 3), np.uint8)
             picture[:, 4 * i : 4 * i + 8] = 255
@@ -103,6 +112,19 @@ def test_a_rotated_recording_is_rotated_upright(one_class: Segmenter, tmp_path: 
     frame = read_clip(outputs(tmp_path)["overlay"])[2][0]
     assert frame.shape == (96, 64, 3)
     assert frame[4, :, 1].min() > 100 and frame[30:, :, 1].max() < 30  # turned right, the left bar is the top bar
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pixels_that_are_not_square_stay_so(segmenter: Segmenter, tmp_path: Path, turned: bool) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=2, aspect=Fraction(16, 11))
+    if turned:
+        data = bytearray(clip.read_bytes())
+        matrix = data.index(b"tkhd") + 4 + 40
+        data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+        clip.write_bytes(data)
+    list(segment_video(segmenter, clip, outputs(tmp_path)))
+    with av.open(str(outputs(tmp_path)["overlay"])) as overlay:
+        assert overlay.streams.video[0].sample_aspect_ratio == (Fraction(11, 16) if turned else Fraction(16, 11))
 
 
 def test_the_legend_names_the_classes_of_the_whole_video(one_class: Segmenter, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,15 @@ class LabelSpace:
             ValueError: there is no such class; the message suggests similar names.
         """
         ids = set()
-        for wanted in [classes] if isinstance(classes, str | int) else classes:
+        for given in [classes] if isinstance(classes, str | int | Integral) else classes:
+            wanted = unicodedata.normalize("NFC", str(given))
             if wanted in self.names:
-                ids.add(self.names.index(str(wanted)))
-            elif str(wanted).isdecimal() and int(wanted) < len(self):
+                ids.add(self.names.index(wanted))
+            elif wanted.isdecimal() and int(wanted) < len(self):
                 ids.add(int(wanted))
             else:
-                near = get_close_matches(str(wanted), self.names, n=5) or [*self.names[:20], "…"][: len(self)]
-                raise ValueError(f"no class is called {wanted!r}: choose a name such as {', '.join(near)}, or an id")
+                near = get_close_matches(wanted, self.names, n=5) or [*self.names[:20], "…"][: len(self)]
+                raise ValueError(f"no class is called {given!r}: choose a name such as {', '.join(near)}, or an id")
         return sorted(ids)
 
     @classmethod

@@ -131,6 +131,10 @@ def serve(
         key = key_file.read_text(encoding="utf-8").strip()
     if key is not None and not key:
         raise ValueError(f"{key_file or 'CGRSEG_API_KEY'} has no key: write one into it, or leave it out")
+    if key is not None and not key.isascii():
+        raise ValueError(
+            f"{key_file or 'CGRSEG_API_KEY'} has letters outside of ASCII, which HTTP cannot send: use others"
+        )
 
     from cgrseg._process import fast_imports
 

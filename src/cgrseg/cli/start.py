@@ -123,7 +123,7 @@ def app(
         port: port to listen on; default: the first free port from 7860
         browser: open the page in the browser
     """
-    names = split_commas(weights or ())
+    names = [name for given in weights or () for name in ([given] if Path(given).exists() else split_commas([given]))]
     check_weights(*names)
     print("loading the page, which takes some seconds", file=sys.stderr, flush=True)
     from cgrseg._process import fast_imports

@@ -15,6 +15,7 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from cgrseg.inference.network import find_exported
 from cgrseg.weights.load import find_weights
 
 from .sources import Storage, read_rows
@@ -75,6 +76,8 @@ def label_on_cluster(
     Raises:
         OSError, ValueError: a source, the weights or `out` are invalid, or `out` has a run and `resume` is off.
     """
+    if find_exported(weights) is not None:
+        raise ValueError(f"{weights} is an exported file: --engine ray takes weights files")
     content = Path(find_weights(weights)).read_bytes()
     done = finished(out)
     if len(done) and not resume:

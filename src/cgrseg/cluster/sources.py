@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,14 +43,14 @@ def read_rows(
     Raises:
         OSError, ValueError: a source does not exist or has no photos, or the kinds are mixed.
     """
-    kinds = {_kind(source) for source in sources}
+    kinds = {_kind(source, out) for source in sources}
     if len(kinds) > 1:
         raise ValueError(f"the sources mix {', '.join(sorted(kinds))}: use one kind per run")
     (kind,) = kinds
     if kind == "photos":
         table = photo_table(sources, out=out, on_skipped=on_skipped)
         return ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(table), rows)])
-    files = [part for source in sources for part in _parts(source, f".{kind}")]
+    files = [part for source in sources for part in _parts(source, f".{kind}", out)]
     listed = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     if kind == "tar":
         return listed.flat_map(members, num_cpus=0, concurrency=READERS)
@@ -78,7 +79,7 @@ def photo_table(
             relative.append(Path(PurePosixPath(source).name))
             continue
         inside, others = [], Found()
-        for name in storage.names():
+        for name in _names(storage, out):
             suffix = PurePosixPath(name).suffix.lower()
             if suffix in IMAGE_SUFFIXES:
                 inside.append(name)
@@ -88,7 +89,7 @@ def photo_table(
             on_skipped(f"{printable(source)}: left out {describe_skipped(others.skipped, Path())}")
         if not inside:
             raise ValueError(f"{source} has no photos: their names end in {' '.join(sorted(IMAGE_SUFFIXES))}")
-        paths += [f"{source.rstrip('/')}/{name}" for name in inside]
+        paths += [storage.url_of(name) for name in inside]
         relative += [Path(name) for name in inside]
     names = [name.as_posix() for name in output_names(relative)]
     if len(set(names)) < len(names):
@@ -119,14 +120,23 @@ def table_rows(batch: pa.Table) -> Iterator[pa.Table]:
                 yield table if stored else _name_by_path(table)
 
 
-def _kind(source: str) -> str:
+def _names(storage: Storage, out: str) -> Iterator[str]:
+    """The files of a source, without those of the output folder."""
+    outputs = Storage(out)
+    for name in storage.names():
+        path = f"{storage.root}/{name}"
+        if not (path.startswith(f"{outputs.root}/") and storage.files.equals(outputs.files)):
+            yield name
+
+
+def _kind(source: str, out: str) -> str:
     for suffix in ("parquet", "tar"):
         if source.endswith(f".{suffix}"):
             return suffix
     if "://" in source or os.path.isdir(source):
         storage = Storage(source)
         if storage.kind() == "folder":
-            for name in storage.names():
+            for name in _names(storage, out):
                 suffix = PurePosixPath(name).suffix.lower()
                 if suffix in IMAGE_SUFFIXES:
                     break
@@ -135,13 +145,13 @@ def _kind(source: str) -> str:
     return "photos"
 
 
-def _parts(source: str, suffix: str) -> list[str]:
+def _parts(source: str, suffix: str, out: str) -> list[str]:
     storage = Storage(source)
     if storage.kind() == "nothing":
         raise FileNotFoundError(f"{source} does not exist: name a file or folder of {suffix} files")
     if storage.kind() == "file":
         return [source]
-    return [f"{source.rstrip('/')}/{name}" for name in storage.names() if name.endswith(suffix)]
+    return [storage.url_of(name) for name in _names(storage, out) if name.endswith(suffix)]
 
 
 def _check_columns(file: str) -> None:
@@ -169,7 +179,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.files, self.root = _resolve(url)
+        self.files, self.root, self._is_encoded = _resolve(url)
         self.is_local = isinstance(self.files, fs.LocalFileSystem)
 
     def read(self, name: str = "") -> bytes:
@@ -194,6 +204,10 @@ class Storage:
         self.files.create_dir(os.path.dirname(path), recursive=True)
         with self.files.open_output_stream(path, compression=None) as stream:  # appears when it is complete
             stream.write(content)
+
+    def url_of(self, name: str) -> str:
+        """The path or URL of a file below the root, with which another `Storage` finds it."""
+        return f"{self.url.rstrip('/')}/{quote(name) if self._is_encoded else name}"
 
     def has(self, name: str) -> bool:
         """Whether the file exists."""
@@ -221,12 +235,13 @@ class Storage:
         return f"{self.root}/{name}" if name else self.root
 
 
-def _resolve(url: str) -> tuple[fs.FileSystem, str]:
+def _resolve(url: str) -> tuple[fs.FileSystem, str, bool]:
+    """The file system of a path or URL, the path in it, and whether the URL is percent-encoded."""
     if "://" not in url:
-        return fs.LocalFileSystem(), os.path.abspath(url).rstrip("/") or "/"
+        return fs.LocalFileSystem(), os.path.abspath(url).rstrip("/") or "/", False
     try:
         files, root = fs.FileSystem.from_uri(url)
-        return files, root.rstrip("/")
+        return files, root.rstrip("/"), True
     except (ArrowInvalid, ArrowNotImplementedError):
         pass
     try:
@@ -235,4 +250,4 @@ def _resolve(url: str) -> tuple[fs.FileSystem, str]:
         known: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{url} is supported by neither pyarrow nor fsspec: {error}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(known[0])), known[1].rstrip("/")
+    return fs.PyFileSystem(fs.FSSpecHandler(known[0])), known[1].rstrip("/"), False

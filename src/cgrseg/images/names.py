@@ -53,8 +53,10 @@ def place_names(labels: Array, names: Sequence[str], *, skip: Sequence[int] = ()
     """Where names fit, the largest regions first. They lie in their regions, so they do not cover each other."""
     height, width = labels.shape
     scale = max(height, width) / GRID if max(height, width) > GRID else 1.0
-    rows, columns = ((np.arange(max(int(side / scale), 1)) + 0.5) * scale for side in (height, width))
-    small = labels[rows.astype(int)[:, None], columns.astype(int)]
+    rows, columns = (  # a side of one cell may be shorter than half a cell
+        np.minimum((np.arange(max(int(side / scale), 1)) + 0.5) * scale, side - 1).astype(int) for side in labels.shape
+    )
+    small = labels[rows[:, None], columns]
     largest = letter_size(width, height)
     places = []
     for label, (rows_of, columns_of), region in _large_regions(small, names, skip):

@@ -104,7 +104,7 @@ def photo_size(data: bytes, name: str, *, formats: Sequence[str] | None = None) 
     """(height, width) of the upright image, from the header; no pixel is decoded. Arguments and errors as above."""
     with opened(BytesIO(data), name, formats) as image:
         width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        return (width, height) if _orientation(image) in range(5, 9) else (height, width)
 
 
 @contextmanager

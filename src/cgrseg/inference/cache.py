@@ -110,7 +110,7 @@ def _convert(weights: Path, entry: Path) -> None:
     model = artifact.load(weights)
     if model.spec.bias_mode == "official":
         raise Unsuitable('bias mode "official" has no graph for any size')
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=entry.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=f".unfinished-{entry.name}-", dir=entry.parent) as name:
         folder = Path(name) / "entry"
         folder.mkdir()
         folded = fuse(model)
@@ -131,7 +131,7 @@ def _convert(weights: Path, entry: Path) -> None:
             raise Unsuitable(f"it cannot be converted ({' '.join(str(error).split())[:120]})") from error
         expected_size = _size(folder)
         for file in folder.iterdir():
-            descriptor = os.open(file, os.O_RDONLY)
+            descriptor = os.open(file, os.O_RDWR)  # Windows only flushes files that are open for writing
             os.fsync(descriptor)
             os.close(descriptor)
         if expected_size == 0 or not (folder / "model.bin").stat().st_size:
@@ -156,8 +156,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _evict(folder: Path, *, keep: Path, largest: int = LARGEST) -> None:
     """Remove what killed processes left, and the least recently used entries while the cache is too large."""
     for stale in folder.glob(".unfinished-*"):
-        if time.time() - stale.stat().st_mtime > 600 or keep.exists():
-            shutil.rmtree(stale, ignore_errors=True)
+        with suppress(OSError):  # another process may have finished it
+            if keep.name in stale.name or time.time() - stale.stat().st_mtime > 600:
+                shutil.rmtree(stale, ignore_errors=True)
     entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     total = sum(map(_size, entries))
     for entry in entries:

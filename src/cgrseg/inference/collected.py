@@ -70,7 +70,7 @@ class CollectedFiles:
         for path in self._paths:
             if not keep:
                 _hidden(path).unlink(missing_ok=True)
-            elif path.exists() and _records(path) and not self._has_these_classes(path):
+            elif not self._has_these_classes(path):
                 raise ValueError(f"{path} has other classes than these weights: use another --out, or remove it")
 
     def __enter__(self) -> CollectedFiles:
@@ -81,20 +81,31 @@ class CollectedFiles:
             for path in self._paths:
                 self._write(path)
 
-    def add(self, path: Path, record: Record) -> None:
-        """Append the record of an image; may be called from several threads."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    def add(self, path: Path, record: Record) -> int:
+        """Append the record of an image; may be called from several threads. Returns its position in the hidden file.
+
+        The first line of the file are the classes.
+        """
         with self._lock:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(_hidden(path), "ab+") as file:
-                file.seek(max(file.tell() - 1, 0))
-                cut = file.read(1) not in (b"", b"\n")  # of a process that was killed
-                file.write(b"\n" * cut + line)
+                size = file.tell()
+                file.seek(max(size - 1, 0))
+                cut = file.read(1) != b"\n"  # by the end of a process that was killed
+                before = b"\n" * cut if size else _as_line({"classes": self._label_space.names})
+                file.write(before + _as_line(record))
+        return size + len(before)
 
     def _has_these_classes(self, path: Path) -> bool:
+        """Whether the records of earlier runs, if there are any, have the classes of this one."""
+        with suppress(OSError, ValueError), open(_hidden(path), "rb") as lines:
+            if json.loads(lines.readline()).get("classes") != list(self._label_space.names):
+                return False
+        if not path.exists() or not _records(path):
+            return True
         if path.suffix == ".json":
             return bool(_read_json(path)["categories"] == coco_categories(self._label_space))
-        with open(path, encoding="utf-8", newline="") as file:
+        with _open_csv(path) as file:
             return next(csv.reader(file)) == csv_header(self._label_space)
 
     def _write(self, path: Path) -> None:
@@ -103,16 +114,14 @@ class CollectedFiles:
         places = {record["file_name"]: place for place, record in _lines(path)}
         for record in _records(path) if self._keep else ():
             if record["file_name"] not in places:
-                place = hidden.stat().st_size if hidden.exists() else 0
-                self.add(path, record)
-                places[record["file_name"]] = place
+                places[record["file_name"]] = self.add(path, record)
         if not places:
             return
         order = [places[name] for name in sorted(places)]
         with (
             open(hidden, "rb") as lines,
             atomic_write(path) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as file,
+            _open_csv(temporary, "w") as file,
         ):
             write = self._write_coco if path.suffix == ".json" else self._write_csv
             write(file, lambda: (json.loads(_line_at(lines, place)) for place in order))
@@ -140,20 +149,31 @@ def _hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
+def _as_line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def _open_csv(path: Path, mode: str = "r") -> IO[str]:
+    """Names that are not UTF-8 keep their bytes."""
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
 def _line_at(lines: IO[bytes], place: int) -> bytes:
     lines.seek(place)
     return lines.readline()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Record]]:
-    """(position, record) of each line of the hidden file; a cut line is left out."""
+    """(position, record) of each record in the hidden file; a cut line is left out."""
     if not _hidden(path).exists():
         return
     with open(_hidden(path), "rb") as file:
         place = 0
         for line in file:
             with suppress(ValueError):
-                yield place, json.loads(line)
+                record = json.loads(line)
+                if "file_name" in record:
+                    yield place, record
             place += len(line)
 
 
@@ -172,7 +192,7 @@ def _records(path: Path) -> list[Record]:
                 kept = {key: value for key, value in annotation.items() if key not in ("id", "image_id")}
                 images[annotation["image_id"]]["annotations"].append(kept)
             return [{key: value for key, value in image.items() if key != "id"} for image in images.values()]
-        with open(path, encoding="utf-8", newline="") as file:
+        with _open_csv(path) as file:
             header, *rows = csv.reader(file)
         return [{"file_name": row[0], "row": row} for row in rows if len(row) == len(header)]
     except (OSError, ValueError, KeyError, IndexError, csv.Error):

@@ -18,7 +18,7 @@ from torch import Tensor
 from cgrseg.images.bands import read_image
 from cgrseg.images.photos import Photo
 from cgrseg.labels import LabelSpace
-from cgrseg.preprocessing import Pixels, Preprocessing, Size
+from cgrseg.preprocessing import LARGEST, Pixels, Preprocessing, Size
 
 from .bilinear import Resized, Window, blended, resized
 from .labelmap import label_map
@@ -250,6 +250,12 @@ def _scaled(preprocessing: Preprocessing, scale: float, size: Size) -> Preproces
         if scale == 1:
             return preprocessing
         short, long = min(size), None
+        if short * scale > LARGEST["short_side"]:
+            most = int(LARGEST["short_side"] / scale)
+            raise ValueError(
+                f"an image of {size[0]}x{size[1]} pixels is too large for the scale {scale:g}: use mode slide, or a "
+                f"short side of {most} or less"
+            )
     return dataclasses.replace(
         preprocessing,
         short_side=max(int(short * scale + 0.5), 1),

@@ -159,7 +159,8 @@ class Segmentation:
             raise ValueError("the logits of this image were released: call cutout() before release(), or soft=False")
         if soft and self.prediction is not None:
             width = min(max(self.prediction.spacing / 2, 1), 16)
-            picture = cutout.cutout(self.photo, inside, self.prediction.membership(chosen), width=width)
+            known = self.labels != self.label_space.ignore_index
+            picture = cutout.cutout(self.photo, inside, self.prediction.membership(chosen) * known, width=width)
         else:
             picture = cutout.cutout(self.photo, inside)
         return picture.crop(picture.getchannel("A").getbbox()) if crop else picture

@@ -80,11 +80,11 @@ def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path],
         frames = read_frames(path, gaps)
         while group := list(islice(frames, batch)):
             pictures = [_upright(frame) for frame, _, _ in group]
-            for (frame, stamp, rate), result in zip(group, segmenter(pictures, batch=batch), strict=True):
+            for (frame, stamp, stream), result in zip(group, segmenter(pictures, batch=batch), strict=True):
                 first = first or result.overlay(legend=False, names=False)
                 for name, color, share in result.legend():
                     shares[name, color] += share
-                writer.add(result, frame, stamp, rate)
+                writer.add(result, frame, stamp, stream)
             writer.wait(most=2 * batch)
             done += len(group)
             yield len(group)
@@ -97,8 +97,8 @@ def segment_video(segmenter: Segmenter, path: Path, outputs: Mapping[str, Path],
         raise ValueError(f"{path} may be damaged: {gaps[0]}; the others are labelled")
 
 
-def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, Fraction]]:
-    """The frames of a video, each with its time stamp, which increases, and the frame rate.
+def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, VideoStream]]:
+    """The frames of a video, each with its time stamp, which increases, and its stream.
 
     Args:
         path: the video.
@@ -119,8 +119,7 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
             stream = source.streams.video[0]
             stream.thread_type = "SLICE"  # with threads per frame, errors in the last frames are lost
             base = stream.time_base or Fraction(1, 1000)
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            step = max(round(1 / (rate * base)), 1)
+            step = max(round(1 / (_rate(stream) * base)), 1)
             longest = max(float(MISSING[0] / base), 10 * step)  # between two frames
             offset, last, indexed = 0, None, "mp4" in source.format.name
             for packet in source.demux(stream):
@@ -129,7 +128,7 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
                 elif packet.is_corrupt:
                     raise ValueError(f"{path} is damaged near {float(end):.1f} s: export or copy it again")
                 for frame in packet.decode():
-                    stamp = (frame.pts if frame.pts is not None else (last or 0) + step) + offset
+                    stamp = (last or 0) + step if frame.pts is None else frame.pts + offset
                     if last is not None and stamp <= last:
                         offset += last + step - stamp
                         stamp = last + step
@@ -139,7 +138,7 @@ def read_frames(path: Path, gaps: list[str]) -> Iterator[tuple[VideoFrame, int, 
                         gaps.append(f"a damaged frame at {float(end):.1f} s")
                     last = stamp
                     end = max(end, (stamp - (stream.start_time or 0) + step) * base)
-                    yield frame, stamp, rate
+                    yield frame, stamp, stream
             duration = _duration(stream, alone=len(source.streams) == 1, whole=source.duration)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
@@ -161,6 +160,11 @@ def _duration(stream: VideoStream, *, alone: bool, whole: int | None) -> Fractio
         return Fraction(timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds)).total_seconds())
     except (KeyError, ValueError):
         return Fraction(whole, 10**6) if alone and whole else Fraction(0)
+
+
+def _rate(stream: VideoStream) -> Fraction:
+    """Frames per second."""
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
 def _upright(frame: VideoFrame) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -210,16 +214,16 @@ class _Writer:
             if finish:
                 raise
 
-    def add(self, result: Segmentation, original: VideoFrame, stamp: int, rate: Fraction) -> None:
+    def add(self, result: Segmentation, original: VideoFrame, stamp: int, source: VideoStream) -> None:
         """Encode the overlay of a frame."""
-        self._waiting.append(self._thread.submit(self._encode, result, original, stamp, rate))
+        self._waiting.append(self._thread.submit(self._encode, result, original, stamp, source))
 
     def wait(self, *, most: int) -> None:
         """Wait until at most `most` frames are not encoded yet."""
         while len(self._waiting) > most:
             self._waiting.popleft().result()
 
-    def _encode(self, result: Segmentation, original: VideoFrame, stamp: int, rate: Fraction) -> None:
+    def _encode(self, result: Segmentation, original: VideoFrame, stamp: int, source: VideoStream) -> None:
         import av
 
         if self._failed:
@@ -233,7 +237,7 @@ class _Writer:
             if self._container is None:
                 self._container = av.open(str(self._path), "w", options={"movflags": "+faststart"})
             if self._stream is None:
-                self._stream = _output_stream(self._container, rate, original.time_base, even.shape[:2])
+                self._stream = _output_stream(self._container, source, original, even.shape[:2])
             self._container.mux(self._stream.encode(frame))
 
     @contextmanager
@@ -247,14 +251,14 @@ class _Writer:
             raise OSError(f"{self._name} cannot be written ({error.strerror})") from error
 
 
-def _output_stream(
-    sink: OutputContainer, rate: Fraction, time_base: Fraction | None, size: tuple[int, ...]
-) -> VideoStream:
-    stream: VideoStream = sink.add_stream("libx264", rate=rate, options=X264)
+def _output_stream(sink: OutputContainer, source: VideoStream, first: VideoFrame, size: tuple[int, ...]) -> VideoStream:
+    stream: VideoStream = sink.add_stream("libx264", rate=_rate(source), options=X264)
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = context.color_range = BT709
-    if time_base:
-        context.time_base = time_base
+    if first.time_base:
+        context.time_base = first.time_base
+    if aspect := source.sample_aspect_ratio:  # width of a pixel divided by its height
+        context.sample_aspect_ratio = 1 / aspect if first.rotation % 180 else aspect
     return stream

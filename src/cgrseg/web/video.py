@@ -42,8 +42,9 @@ async def video_route(
     """Label a video, sent as the body.
 
     The response is one JSON object per line: {"done", "frames"} after each frame (frames is 0 if the file does not
-    say), at last {"error"} or {"legend", "bytes"}: a picture with the shares of all frames as data URL, and the number
-    of bytes of the MP4 file that follows. A client that closes the connection ends the work.
+    say), at last {"error"} or {"legend", "bytes", "note"}: a picture with the shares of all frames as data URL, the
+    number of bytes of the MP4 file that follows, and what is missing in it, or "". A client that closes the connection
+    ends the work.
     """
     batcher = await request.app.state.models.batcher(weights, runtime)
     segmenter = batcher.segmenter
@@ -80,23 +81,28 @@ async def _label(
     outputs = {"overlay": path.with_name("overlay.mp4"), "legend": path.with_name("legend.jpg")}
     counts = segment_video(segmenter, path, outputs)
     loop = asyncio.get_running_loop()
+    note = ""
     try:
         done, frames = 0, await loop.run_in_executor(THREAD, _frames, path)
-        while (count := await loop.run_in_executor(THREAD, next, counts, None)) is not None:
-            done += count
-            yield _line({"done": done, "frames": max(frames, done)})
-            start = time.monotonic()
-            while batcher.busy and time.monotonic() - start < PHOTOS_FIRST:
-                await asyncio.sleep(0.01)
+        try:
+            while (count := await loop.run_in_executor(THREAD, next, counts, None)) is not None:
+                done += count
+                yield _line({"done": done, "frames": max(frames, done)})
+                start = time.monotonic()
+                while batcher.busy and time.monotonic() - start < PHOTOS_FIRST:
+                    await asyncio.sleep(0.01)
+        except ValueError as error:
+            if not outputs["legend"].exists():
+                raise
+            note = _message(error, path)  # some frames are damaged; the others are labelled
         legend = base64.b64encode(outputs["legend"].read_bytes()).decode()
         size = outputs["overlay"].stat().st_size
-        yield _line({"legend": f"data:image/jpeg;base64,{legend}", "bytes": size})
+        yield _line({"legend": f"data:image/jpeg;base64,{legend}", "bytes": size, "note": note})
         with outputs["overlay"].open("rb") as file:
             while chunk := file.read(CHUNK):
                 yield chunk
     except (OSError, ValueError, MemoryError) as error:
-        text = str(error).replace(str(path), NAME).replace(f"{path.parent}/", "")
-        yield _line({"error": " ".join(text.split())})
+        yield _line({"error": _message(error, path)})
     finally:  # on the thread, where a frame may still be in the network
         THREAD.submit(_end, counts, folder)
 
@@ -104,6 +110,11 @@ async def _label(
 def _end(counts: Any, folder: tempfile.TemporaryDirectory[str]) -> None:
     counts.close()
     folder.cleanup()
+
+
+def _message(error: Exception, path: Path) -> str:
+    text = str(error).replace(str(path), NAME).replace(f"{path.parent}/", "")
+    return " ".join(text.split())
 
 
 def _line(content: dict[str, Any]) -> bytes:

@@ -52,9 +52,12 @@ async function run(name) {
     }
     if (name === "view") return compose().toBlob((blob) => download(blob, `${stem(photo.name)}.view.png`), "image/png");
     report(`Exporting ${FILES[name][0]} …`);
-    const files = [];
-    for (const each of many ? photos() : [photo])
-      files.push([`${stem(each.name)}.${FILES[name][1]}`, await file(name, each)]);
+    const chosen = many ? photos() : [photo], files = [];
+    const same = ({ name: a }, { name: b }) => stem(a).toLowerCase() === stem(b).toLowerCase();
+    for (const each of chosen) {
+      const clear = chosen.filter((other) => same(other, each)).length === 1; // otherwise a.jpg.mask.png, a.png.mask.png
+      files.push([`${clear ? stem(each.name) : each.name}.${FILES[name][1]}`, await file(name, each)]);
+    }
     if (many) download(await zip(files), `cgrseg-${name}.zip`);
     else download(files[0][1], files[0][0]);
     report(`${many ? `cgrseg-${name}.zip` : files[0][0]} was downloaded.`);
@@ -70,7 +73,8 @@ async function file(name, photo) {
     const content = { file_name: photo.name, width: answer.width, height: answer.height, ...photo.facts, classes };
     return new Blob([JSON.stringify(content, null, 2)], { type: "application/json" });
   }
-  const options = { ...settings, output: name, file_name: photo.name.slice(-255), alpha: look.opacity / 100 };
+  const options = { ...settings, output: name, alpha: look.opacity / 100 };
+  if (["coco", "csv"].includes(name)) options.file_name = photo.name.slice(-255);
   const shown = answer.classes.filter((each) => visible(each.name));
   const colored = shown.filter((each) => !isBackground(each.name));
   if (name === "cutout") options.classes = colored.map((each) => each.id);

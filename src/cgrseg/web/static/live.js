@@ -68,7 +68,7 @@ export async function video(file, options, report) {
   report(`Labelling ${file.name} …`);
   try {
     const reader = (await ask("page/video", file, options, signal)).body.getReader(), parts = [];
-    let text = "", missing = null, legend = null;
+    let text = "", missing = null, legend = null, note = "";
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
@@ -81,7 +81,7 @@ export async function video(file, options, report) {
         const line = JSON.parse(text);
         text = "";
         if (line.error) throw new Error(line.error);
-        if (line.bytes) [missing, legend] = [line.bytes, line.legend];
+        if (line.bytes) [missing, legend, note] = [line.bytes, line.legend, line.note];
         else progress(line);
       }
       if (missing !== null && rest.length) {
@@ -91,7 +91,7 @@ export async function video(file, options, report) {
     }
     if (missing !== 0) throw new Error("the server ended before the video did");
     showClip(new Blob(parts, { type: "video/mp4" }), `${stem(file.name)}.overlay.mp4`, legend);
-    report(`${file.name} is labelled.`);
+    report(note ? `${file.name}: ${note}` : `${file.name} is labelled.`);
     return true;
   } catch (error) {
     if (error.name !== "AbortError") throw error;

@@ -150,6 +150,7 @@ function choose(photo) {
   live.stopCamera();
   live.closeClip();
   chosen = photo;
+  if (photo?.error) Object.assign(photo, { key: null, error: null }); // tried again
   draw(true);
   const strip = find("strip"), item = strip.querySelector("[aria-current=true]")?.parentElement;
   if (item) strip.scrollLeft = item.offsetLeft - strip.offsetLeft - strip.clientWidth / 2;
@@ -161,7 +162,9 @@ function discard(photo) {
   photos = photos.filter((each) => each !== photo);
   URL.revokeObjectURL(photo.image?.src);
   session.savePhotos(photos);
-  choose(photo === chosen ? photos[0] || null : chosen);
+  if (photo === chosen) choose(photos[0] || null);
+  drawStrip();
+  exports.enable(fresh(chosen));
   if (!photos.length) tell("");
 }
 
@@ -175,8 +178,9 @@ function add(photo) {
 
 async function addFiles(files) {
   files = [...files];
-  const clip = files.find((file) => file.type.startsWith("video/") || VIDEO.test(file.name));
-  const added = files.filter((file) => file !== clip).map((file) => ({ name: file.name || "pasted.png", blob: file }));
+  const isVideo = (file) => file.type.startsWith("video/") || VIDEO.test(file.name);
+  const [clip, ...others] = files.filter(isVideo);
+  const added = files.filter((file) => !isVideo(file)).map((file) => ({ name: file.name || "pasted.png", blob: file }));
   for (const photo of added) {
     add(photo);
     photo.ready = loadImage(URL.createObjectURL(photo.blob)).then((image) => (photo.image = image), () => null);
@@ -184,6 +188,7 @@ async function addFiles(files) {
   }
   if (added.length) choose(added[0]);
   if (clip) await addClip(clip);
+  if (others.length) tell(`One video at a time: add ${others[0].name} again.`, true);
 }
 
 async function addClip(file) {

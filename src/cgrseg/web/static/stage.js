@@ -74,13 +74,14 @@ export function compose() {
   Object.assign(canvas, { width, height });
   const draw = (layer, from = 0, to = width) =>
     from < to && context.drawImage(layer, from, 0, to - from, height, from, 0, to - from, height);
-  if (view === "cutout" || view === "confidence") draw(find(view));
+  if (view === "cutout" || (view === "confidence" && shown.confidence)) draw(find(view));
   else {
     context.fillStyle = "white"; // below transparent photos, as the network sees them
     context.fillRect(0, 0, width, height);
     context.filter = getComputedStyle(shown.image).filter;
     draw(shown.image);
     context.filter = "none";
+    if (view === "confidence") return canvas; // not computed yet
     const border = view === "split" ? Math.round((width * split.value) / 100) : 0, two = view === "split" && shown.other;
     context.globalAlpha = look.opacity / 100;
     if (two) draw(find("labels"), 0, border);
