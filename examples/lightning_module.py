@@ -53,7 +53,10 @@ def train(data: str, out: str, *, steps: int = 500, batch: int = 8, crop: int = 
     samples = open_dataset(data, "train")
     module = SegmentationModule(samples.labels)
     crops = TrainingCrops(
-        samples=samples, augmentation=Augmentation(crop=crop), preprocessing=module.model.preprocessing, seed=0
+        samples=samples,
+        augmentation=Augmentation(crop=crop, resize_to=None),
+        preprocessing=module.model.preprocessing,
+        seed=0,
     )
     loader = DataLoader(crops, batch, sampler=range(steps * batch), collate_fn=collate)
     lightning.Trainer(max_epochs=1, **options).fit(module, loader)

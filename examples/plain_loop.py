@@ -24,7 +24,7 @@ def train(data: str, out: str, *, steps: int = 500, batch: int = 8, crop: int = 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = cgrseg.create_model("cgrseg_n", num_classes=len(samples.labels)).to(device).train()
     crops = TrainingCrops(
-        samples=samples, augmentation=Augmentation(crop=crop), preprocessing=model.preprocessing, seed=0
+        samples=samples, augmentation=Augmentation(crop=crop, resize_to=None), preprocessing=model.preprocessing, seed=0
     )
     loader = DataLoader(crops, batch, sampler=range(steps * batch), num_workers=workers, collate_fn=collate)
     loss_of = cgrseg.SegmentationLoss(ignore_index=samples.labels.ignore_index)

@@ -268,8 +268,21 @@ def test_weights_of_another_size_or_network_change_nothing() -> None:
     with pytest.raises(ValueError, match=r"fills 0 of our \d+ tensors"):
         load_encoder(encoder, timm.create_model("test_resnet").state_dict())
     assert equal(encoder, before)
-    with pytest.raises(ValueError, match="a MSCAN takes no ImageNet file"):
+    with pytest.raises(ValueError, match=r"fills 0 of our \d+ tensors"):
         load_encoder(build("cgrseg_n", backbone="mscan_t").encoder, timm_donor("s0").state_dict())
+
+
+def test_mscan_starts_from_a_file_with_its_own_names() -> None:
+    donor = build("cgrseg_n", backbone="mscan_t").encoder
+    encoder = build("cgrseg_n", backbone="mscan_t").encoder
+    report = load_encoder(encoder, {**donor.state_dict(), "head.weight": torch.zeros(9, 9)})
+    assert equal(encoder, donor) and report.missing == report.unexpected == ()
+
+
+@pytest.mark.parametrize("prefixes", [["module."], ["_orig_mod.", "module."], ["model."]])
+def test_what_wrappers_prepend_to_names_is_left_out(prefixes: list[str]) -> None:
+    state = {"encoder.a": torch.zeros(1), "head.b": torch.zeros(1)}
+    assert read_state({"model_state_dict": {"".join(prefixes) + key: value for key, value in state.items()}}) == state
 
 
 # --- files -----------------------------------------------------------------------------------------------

@@ -91,7 +91,10 @@ def test_grey_levels_palettes_and_transparency_are_read_as_what_they_look_like(t
     clear = np.dstack([np.repeat((IDS > 0)[..., None] * np.uint8(255), 3, 2), np.full(IDS.shape, 255, np.uint8)])
     clear[0, 0, 3] = 0
     Image.fromarray(clear).save(source / "clear.png")
-    assert converted(source, tmp_path / "out", unknown="ignore").ignored == pytest.approx(1 / (3 * IDS.size))
+    for unknown in ("ignore", "nearest"):
+        done = converted(source, tmp_path / unknown, unknown=unknown)
+        assert not done.problems and done.ignored == pytest.approx(1 / (3 * IDS.size))
+    (tmp_path / "ignore").rename(tmp_path / "out")
     assert (read(tmp_path / "out" / "grey.png") == (IDS > 0)).all()
     assert (read(tmp_path / "out" / "palette.png") == (IDS == 0)).all()
     shown = read(tmp_path / "out" / "clear.png")

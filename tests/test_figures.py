@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cgrseg.cli.main import main
+from cgrseg.cli.paper import _find_sample
 from cgrseg.labels import LabelSpace
 from cgrseg.nn import VARIANTS, CGRSeg, build
 from cgrseg.paper import figures
@@ -200,6 +202,15 @@ def test_the_command_writes_png_and_svg_at_a_columns_width(
     assert "<text" in text  # letters, not outlines, so that they can be searched
     words = {"frontier": "CGRSeg-L", "predictions": "mask", "classes.0": "square", "attention.0.context.0": "axial sum"}
     assert words.get(name, "head.classifier") in text
+
+
+def test_figure_5_finds_photos_of_a_val_split_that_is_taken_from_train(squares: Path) -> None:
+    shutil.rmtree(squares / "images" / "val")
+    shutil.rmtree(squares / "masks" / "val")
+    found = {_find_sample(path)[0].split for path in (squares / "images" / "train").iterdir()}
+    assert found == {"train", "val"}
+    with pytest.raises(ValueError, match="is in no pair of image and mask"):
+        _find_sample(squares / "images" / "train" / "x.png")
 
 
 def test_figure_5_shows_the_truth_of_the_photo_in_the_classes_colours(squares: Path) -> None:

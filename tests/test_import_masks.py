@@ -38,6 +38,27 @@ def test_cvat_masks_have_the_colours_of_the_label_map(tmp_path: Path) -> None:
     assert (masks["train/a"] == IDS).all() and found.labels.colors[2] == (200, 0, 9)
 
 
+def test_overlays_are_no_photos_and_several_exports_keep_theirs_apart(tmp_path: Path) -> None:
+    """labelme2voc writes pictures of the masks, and CVAT numbers the frames of every task from 0."""
+    for task, shade in (("one", 10), ("two", 200)):
+        root = cvat_masks(tmp_path / "src" / task)
+        Image.new("RGB", (8, 6), (shade,) * 3).save(root / "JPEGImages" / "a.jpg")
+        for folder in ("SegmentationClassVisualization", "SegmentationObjectVisualization", "overlays"):
+            photo(root / folder / "a.jpg")
+    (tmp_path / "src" / "two" / "labelmap.txt").unlink()
+    found, masks, _ = imported(tmp_path / "src")
+    assert not found.problems and len(masks) == 2 and all((mask == IDS).all() for mask in masks.values())
+    photos = sorted(path for path in (tmp_path / "src-out" / "images").rglob("*.*"))
+    assert [round(float(np.asarray(Image.open(path)).mean())) for path in photos] == [10, 200]
+
+
+def test_a_mask_with_several_possible_photos_is_an_error(tmp_path: Path) -> None:
+    root = cvat_masks(tmp_path / "src")
+    (root / "JPEGImages").rename(root / "photos")
+    photo(root / "overlays" / "a.png")
+    assert "can belong to overlays/a.png, photos/a.jpg: keep the photos in JPEGImages" in complaint(root)
+
+
 def test_colours_that_no_class_has_are_errors(tmp_path: Path) -> None:
     root = cvat_masks(tmp_path / "src")
     (root / "labelmap.txt").write_text("background:0,0,0::\ncat:10,20,30::\ncow 1\n")

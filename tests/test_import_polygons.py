@@ -192,6 +192,15 @@ def test_yolo_polygons_are_shares_of_the_photo(tmp_path: Path) -> None:
     assert (masks["val/a"] == 0).all()  # a photo without objects
 
 
+def test_yolo_files_may_lie_beside_their_photos_and_names_are_normalised(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "src", "0 0 0 1 0 1 1 0 1\n")
+    (root / "train" / "labels" / "a.txt").rename(root / "train" / "images" / "a.txt")
+    photo(root / "train" / "images" / "caf\u00e9.png")
+    (root / "train" / "labels" / "cafe\u0301.txt").write_text("1 0 0 1 0 1 1 0 1\n")
+    found, masks, _ = imported(root)
+    assert not found.problems and [int(mask.min()) for mask in masks.values()] == [0, 1]
+
+
 def test_yolo_lists_of_names_by_id_and_its_faults(tmp_path: Path) -> None:
     root = yolo(tmp_path / "src", "0 0 0 1 0 1 1\n7 0 0 1 0 1 1\n0 0.5 0.5 0.1 0.1\n")
     (root / "data.yaml").write_text("names:\n  0: leaf\n  1: stem\n")

@@ -55,6 +55,18 @@ def test_label_studio_polygons_boxes_and_brushes(tmp_path: Path) -> None:
     assert "task 5: has no annotation: it is left out" in str(found.problems[0])
 
 
+def test_label_studio_keeps_images_without_regions_and_names_what_it_leaves_out(tmp_path: Path) -> None:
+    found, masks, _ = imported(label_studio(tmp_path / "empty", []))
+    assert set(masks) == {"train/a"} and not masks["train/a"].any()
+    point = {"type": "keypointlabels", "value": {"x": 1, "y": 1, "keypointlabels": ["soil"]}}
+    found = find_annotations(label_studio(tmp_path / "points", [point]))
+    assert any("has regions of the type keypointlabels, which are left out" in str(each) for each in found.problems)
+    points = [[0, 50], [100, 50], [100, 100], [0, 100]]
+    region = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["soil"]}}
+    root = label_studio(tmp_path / "two", [{**region, "to_name": "img1"}, {**region, "to_name": "img2"}])
+    assert "has regions on several images: export one image per task" in complaint(root)
+
+
 def test_brush_run_lengths_hold_single_values_and_four_widths() -> None:
     bits = f"{6:032b}{7:05b}{2:04b}{1:04b}{7:04b}{15:04b}"  # lengths of 3, 2, 8 and 16 bits
     bits += f"0{1:02b}{2:02b}" + f"{1:08b}{2:08b}{3:08b}"  # three single values, length in 2 bits
@@ -146,6 +158,8 @@ def test_mapillary_polygons(tmp_path: Path) -> None:
     """After Mapillary Vistas 2.0, polygons/NAME.json."""
     root = tmp_path / "src"
     photo(root / "validation" / "images" / "x1.jpg")
+    for folder in ("labels", "instances", "panoptic"):
+        photo(root / "validation" / "v2.0" / folder / "x1.png")
     objects = [
         {"label": "nature--sky", "polygon": [[0, 0], [8, 0], [8, 3], [0, 3]]},
         {"label": "void--unlabeled", "polygon": [[0, 0], [2, 0], [2, 2], [0, 2]]},

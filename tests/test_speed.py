@@ -225,6 +225,21 @@ def test_files_of_the_same_name_are_exported_separately(tmp_path: Path, monkeypa
     assert (two, three) == (2, 3) and paths == [first, first, second, second] and first != second
 
 
+def test_files_of_the_same_name_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named(Exception):
+        pass
+
+    def stop(choice: Choice, *_: object) -> Path:
+        raise Named
+
+    monkeypatch.setattr(speed, "prepare", stop)
+    one, two = (Choice(str(tmp_path / folder / "best.safetensors"), "eager") for folder in "ab")
+    with pytest.raises(Named):
+        speed.benchmark([one, two], Settings(size=(64, 64)))
+    with pytest.raises(ValueError, match="is listed twice"):
+        speed.benchmark([one, one], Settings(size=(64, 64)))
+
+
 def test_the_sample_photo_has_the_size_that_is_asked_for() -> None:
     import io
 

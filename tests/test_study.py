@@ -76,6 +76,14 @@ def test_a_grid_is_trained_stops_resumes_and_skips_what_is_finished(
         run(read_study(write(train=longer)), out, print)
 
 
+def test_a_study_that_leaves_the_precision_open_can_be_continued(write: Callable[..., Path], tmp_path: Path) -> None:
+    train = yaml.safe_load(write().read_text())["train"]
+    train.pop("precision", None)
+    study = read_study(write(train=train, seeds=[0]))
+    assert study.arms["one"].precision == "auto"
+    assert run(study, tmp_path / "out", print) == run(study, tmp_path / "out", print)
+
+
 def test_intervals_are_students() -> None:
     middle, half = interval([1.0, 2.0, 3.0])
     assert middle == 2 and half == pytest.approx(4.302653 / math.sqrt(3))
@@ -133,6 +141,10 @@ def test_arms_are_paired_by_seed() -> None:
         ({"seeds": [1, 1]}, "seeds are [1, 1]: give one or more, each once"),
         ({"claims": [{"say": "x", "better": "one", "worse": "two"}]}, "names 'two', which is not an arm: add it"),
         ({"arms": {"one": {"stepz": 2}}, "claims": []}, "arm one"),
+        (
+            {"arms": {11: None}, "claims": []},
+            "an arm is called 11, which YAML does not read as text: write it in quotes",
+        ),
         (
             {"more": 1},
             "is not a study: there is no option more: choose from title, train, arms, seeds, claims",

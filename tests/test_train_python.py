@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_settings_by_name_give_the_run_of_the_command_line(squares: Path, tmp_pa
         ({"labels": NAMES}, "labels go with a dataset of your own"),
         ({"transform": 3}, "transform is 3: give a function"),
         ({"transform": len, "teacher": "logits"}, "transform and teacher exclude each other"),
+        ({"spec": {"num_classes": 2}}, "spec.num_classes cannot be chosen"),
+        ({"seed": -1}, "seed is -1: it must be at least 0"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_nothing_is_written(
@@ -223,6 +226,31 @@ def test_a_random_dataset_and_transform_resume_to_the_same_bits_whatever_the_wor
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_dataset_of_ones_own_is_read_in_the_main_thread_only(squares: Path, tmp_path: Path) -> None:
+    class Guarded(Squares):
+        def __getitem__(self, index: int) -> Any:
+            assert threading.current_thread() is threading.main_thread()
+            return super().__getitem__(index)
+
+    data, val = Guarded(squares, "train"), Guarded(squares, "val")
+    cgrseg.train(data=data, val=val, labels=NAMES, out=tmp_path / "run", **{**SMALL, "steps": 1})
+
+
+def test_numbers_of_numpy_are_numbers(squares: Path, tmp_path: Path) -> None:
+    rate, weights = np.logspace(-4, -3, 2)[0], list(np.array([1.0, 2.0]))
+    settings = {**SMALL, "steps": np.int64(2), "seed": np.int64(3)}
+    seen = []
+
+    def end(step: Any) -> Any:
+        seen.append(step.number)
+        return np.bool_(False)
+
+    run = cgrseg.train(
+        data=squares, out=tmp_path / "run", optim={"lr": rate}, loss={"class_weights": weights}, on_step=end, **settings
+    )
+    assert run.stopped and seen == [1]
+
+
 def test_what_only_python_has_must_be_given_again(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +308,7 @@ def test_a_dataset_without_length_val_or_labels_is_one_line(tmp_path: Path) -> N
         ({"data": pairs, "labels": NAMES}, "val is missing"),
         ({"data": pairs, "val": pairs}, "labels is missing: .* the class names"),
         ({"data": pairs, "val": pairs, "labels": "sky"}, "labels is 'sky'"),
+        ({"data": pairs, "val": pairs, "labels": ["a", "a"]}, "labels has 'a' twice"),
     ):
         with pytest.raises(ValueError, match=message):
             cgrseg.train(out=tmp_path / "run", **SMALL, **given)

@@ -71,6 +71,19 @@ def run(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     return finished[0], tmp_path / "run"
 
 
+def test_a_val_photo_that_cannot_be_read_is_refused_before_the_run(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, accepted in (("train", True), ("val", False)):
+        path = squares / "images" / split / "1.png"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert train(squares, tmp_path / split) == (0 if accepted else 2)
+        path.write_bytes(whole)
+        assert (tmp_path / split).exists() == accepted
+    assert "val/1.png" in last_line(capsys)
+
+
 # Data loading processes
 
 
@@ -146,6 +159,11 @@ def test_a_killed_data_loading_process_is_one_line(
 def test_both_messages_of_pytorch_for_an_ended_process_give_the_same_line(how: str) -> None:
     line = str(loading.explain(RuntimeError(f"DataLoader worker {how}")))
     assert line.startswith("a data loading process was ended from outside") and line.endswith("continue with --resume")
+
+
+def test_an_error_of_several_lines_in_a_data_loading_process_is_one_line() -> None:
+    text = "Caught ValueError in DataLoader worker process 0.\nTraceback (most recent call last):\nValueError: a: b\n c"
+    assert str(loading.explain(ValueError(text))) == "a: b c"
 
 
 def stored_logits(folder: Path, images: int, classes: int = 2) -> Path:

@@ -329,6 +329,11 @@ def ramp(height: int, width: int) -> np.ndarray:
     return np.repeat((20 + 150 * x / width + 80 * y / height).astype(np.uint8)[..., None], 3, 2)
 
 
+def test_a_teacher_fits_crops_of_any_size() -> None:
+    logits = torch.zeros(2, 4, 4)
+    assert crop_teacher(logits, (90, 90), (0, 0, 70, 70), crop=70, flipped=False).shape == (2, 9, 9)
+
+
 @pytest.mark.parametrize("flip", [0, 1])
 @pytest.mark.parametrize(("size", "scale"), [((64, 64), (1, 1)), ((90, 120), (0.8, 1.6)), ((40, 53), (1, 1))])
 def test_the_teachers_crop_lines_up_with_the_images_crop_also_when_it_is_flipped(

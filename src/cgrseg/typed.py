@@ -59,6 +59,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     Raises:
         ValueError: it has another type; the message names `name`.
     """
+    value = _plain(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else build(hint, value, f"{name}.")
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -73,6 +74,13 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         if matches(value, option):
             return value
     raise ValueError(f"{name} is {value!r}: use {expected(hint)}")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars, which YAML cannot write, as Python's."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
 
 
 def matches(value: Any, hint: Any) -> bool:

@@ -182,9 +182,12 @@ def _find_sample(photo: Path) -> tuple[Samples, int]:
     folders = photo.resolve().parents
     if len(folders) < 3 or folders[1].name != "images":
         raise ValueError(f"{photo} is not in images/SPLIT of a dataset folder: its mask cannot be found")
-    samples = open_dataset(folders[2], folders[0].name, "folder")
-    names = [samples.name(index) for index in range(len(samples))]
-    return samples, names.index(photo.name)
+    for split in dict.fromkeys((folders[0].name, "val")):  # a part of train may serve as val
+        samples = open_dataset(folders[2], split, "folder")
+        for index in range(len(samples)):
+            if Path(samples.name(index)).name == photo.name:
+                return samples, index
+    raise ValueError(f"{photo} is in no pair of image and mask of {folders[2]}: name another image")
 
 
 def study(

@@ -130,7 +130,7 @@ def _ids_by_color(path: Path, table: Ids, unknown: Unknown) -> Ids:
     Args:
         path: the mask.
         table: int32 [2^24]: colour code -> class, -1 for none.
-        unknown: what to do about other colours.
+        unknown: what to do about other colours; only "refuse" refuses transparent pixels.
     """
     codes = read_colors(path)
     ids: Ids = table[codes.clip(0)]
@@ -142,7 +142,7 @@ def _ids_by_color(path: Path, table: Ids, unknown: Unknown) -> Ids:
             distances = ((channels - (code >> 16, code >> 8 & 255, code & 255)) ** 2).sum(1)
             ids[codes == code] = table[colors[np.argmin(distances)]]
     wrong = codes[ids < 0]
-    if unknown == "ignore" or wrong.size == 0:
+    if unknown != "refuse" or wrong.size == 0:
         return ids
     found, counts = np.unique(wrong, return_counts=True)
     if np.isin(found, solid_values(codes)).mean() < 0.5:

@@ -89,11 +89,13 @@ def label_space(labels: LabelSpace | Sequence[str]) -> LabelSpace:
     """Names as a LabelSpace with distinct colours.
 
     Raises:
-        ValueError: there are no names, or not all are texts.
+        ValueError: there are no names, not all are texts, or two are equal.
     """
     if isinstance(labels, LabelSpace):
         return labels
     if isinstance(labels, str) or not labels:
         raise ValueError(f"labels is {labels!r}: give the class names in the order of their ids")
+    if repeated := [name for name in labels if list(labels).count(name) > 1]:
+        raise ValueError(f"labels has {repeated[0]!r} twice: give each class a name of its own")
     numbered = LabelSpace.numbered(len(labels))
     return LabelSpace(names=tuple(labels), colors=numbered.colors, ignore_index=numbered.ignore_index)

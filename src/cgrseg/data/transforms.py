@@ -175,7 +175,7 @@ def crop_teacher(logits: Tensor, size: Size, region: Region, *, crop: int, flipp
     y, x = (2 * places / side - 1 for places, side in ((rows, size[0]), (columns, size[1])))  # -1 … 1 over the photo
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # h w 2
     sampled = F.grid_sample(logits[None], grid[None], padding_mode="border", align_corners=False)[0]
-    whole = torch.zeros(len(logits), crop // STRIDE, crop // STRIDE)
+    whole = torch.zeros(len(logits), -(-crop // STRIDE), -(-crop // STRIDE))
     whole[:, : len(rows), : len(columns)] = sampled.softmax(0)
     return whole
 

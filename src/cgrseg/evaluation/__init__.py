@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cgrseg.data.dataset import Samples, to_class_ids
+from cgrseg.data.torch_dataset import TorchSamples
 from cgrseg.inference.predictor import Predictor
 from cgrseg.labels import LabelSpace
 from cgrseg.preprocessing import Pixels
@@ -128,6 +129,9 @@ def _first_problem(fabric: Fabric, problem: Exception | None) -> Exception | Non
 
 def _read_ahead(samples: Samples, indices: Sequence[int]) -> Iterator[tuple[Image.Image | Pixels, Image.Image]]:
     """The pairs in order; a few are decoded in advance on another thread."""
+    if isinstance(samples, TorchSamples):  # need not be safe in another thread
+        yield from map(samples.read, indices)
+        return
     with ThreadPoolExecutor(1) as reader:
         waiting = iter(indices)
         ahead: list[Any] = [reader.submit(samples.read, index) for index in islice(waiting, READ_AHEAD)]

@@ -61,10 +61,11 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | N
         ValueError: a choice is listed twice or cannot run.
         OSError: a file cannot be read.
     """
+    for choice in choices:
+        if choices.count(choice) > 1:
+            raise ValueError(f"{choice} is listed twice: remove one")
     names = [str(choice) for choice in choices]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is listed twice: remove one")
+    names = [f"{Path(c.name).parent}/{n}" if names.count(n) > 1 else n for c, n in zip(choices, names, strict=True)]
     photo = sample_photo(settings.size) if photo is None else photo
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with (

@@ -124,8 +124,10 @@ def _read_score(path: Path) -> Score:
             long_side=table["preprocessing"]["long_side"],
         )
         return Score(ModelSpec(**table["spec"]), 100 * table["miou"], protocol, str(path))
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"{path} has no {error}: write it again with `cgrseg val --out` of this version") from error
+    except TypeError as error:
+        raise ValueError(f"{path} has a value of another type: write it again with `cgrseg val --out`") from error
 
 
 def read_speeds(path: Path) -> list[Speed]:

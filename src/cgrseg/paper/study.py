@@ -85,6 +85,8 @@ def read_study(path: Path, **overrides: Any) -> Study:
         raise ValueError(f"{path} is not a study: {error}") from error
     arms = {}
     for name, changes in file.arms.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: an arm is called {name!r}, which YAML does not read as text: write it in quotes")
         if not isinstance(changes, dict | None):
             raise ValueError(f"{path}: arm {name} is {changes!r}: give a mapping of what it changes")
         fields = merged(file.train, changes or {})
@@ -117,8 +119,9 @@ def run(study: Study, out: Path, report: Callable[[str], None]) -> Scores:
         Stopped: by a signal; the same call continues.
     """
     from cgrseg.training.run import train
+    from cgrseg.training.setup import resolved
 
-    cells = study.cells(out)
+    cells = [(arm, seed, resolved(config)) for arm, seed, config in study.cells(out)]
     for _, _, config in cells:
         written = Path(config.out) / CONFIG
         if written.is_file():

@@ -166,7 +166,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch": 1, "accumulate": 1, "save_every": 1, "log_every": 1, "skip_limit": 0}
-        least |= {"workers": 0, "devices": 1, "nodes": 1}
+        least |= {"workers": 0, "devices": 1, "nodes": 1, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) != "auto" and getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {value}")
@@ -179,6 +179,10 @@ class TrainConfig:
             raise ValueError(
                 f"batch {self.batch} cannot be split over {world} processes x {self.accumulate} passes: "
                 "choose a multiple"
+            )
+        if fixed := {"name", "num_classes"} & self.spec.keys():
+            raise ValueError(
+                f"spec.{min(fixed)} cannot be chosen: it follows from the model or the dataset; leave it out"
             )
         if self.freeze == "norm" and self.init is None:
             raise ValueError("freeze norm keeps the statistics of initial weights: give --init")

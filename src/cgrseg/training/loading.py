@@ -188,7 +188,7 @@ def explain(error: Exception) -> Exception | None:
             "--workers 0; continue with --resume"
         )
     if text.startswith("Caught ") and isinstance(error, OSError | ValueError | MemoryError):
-        return type(error)(text.strip().splitlines()[-1].partition(": ")[2])
+        return type(error)(" ".join(text.rpartition(f"\n{type(error).__name__}: ")[2].split()))
     return None
 
 

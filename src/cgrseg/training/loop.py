@@ -24,7 +24,7 @@ from .config import CONFIG, TrainConfig
 from .fingerprint import changes, fingerprint
 from .loading import batches_ahead, check_teacher, explain, load_batches
 from .optimization import rate
-from .progress import Callbacks, Clock, Progress, RunFailed, Step, Stopped, StopRequest, asked_to_stop
+from .progress import Callbacks, Clock, Progress, RunFailed, Step, Stopped, StopRequest, asked_to_stop, is_false
 from .scoring import Scoring
 from .setup import Data, Parts, make_data, make_fabric, make_parts
 from .step import reduced, train_step
@@ -161,7 +161,7 @@ def fit(
             with clock.paused():
                 if first and callbacks.on_step is not None:
                     done = Step(progress.step, progress.loss, learning_rate(config, progress.step))
-                    request.early = callbacks.on_step(done) is False
+                    request.early = is_false(callbacks.on_step(done))
                 stop, request.early = _agreed(fabric, request)
                 last = request.early or progress.step == config.steps
                 if last or progress.step % config.log_every == 0:
@@ -173,8 +173,10 @@ def fit(
                 if stop and not last:
                     raise Stopped(stop, f"stopped after step {progress.step}: continue with --resume")
         if progress.step < config.steps:
-            why = f"no better score in {config.patience} evaluations" if scoring.patience_ended else "by a callback"
-            say(f"ended at step {progress.step} of {config.steps}: {why}; --resume continues")
+            why, how = "by a callback", "--resume"
+            if scoring.patience_ended:
+                why, how = f"no better score in {config.patience} evaluations", "--resume with a larger --patience"
+            say(f"ended at step {progress.step} of {config.steps}: {why}; {how} continues")
     return scoring.at_the_end()
 
 

@@ -13,7 +13,7 @@ from cgrseg.images.files import save_figure
 
 from .batch_size import find_batch
 from .config import TrainConfig
-from .loading import load_batches
+from .loading import check_teacher, load_batches
 from .progress import asked_to_stop
 from .setup import make_data, make_fabric, make_parts, resolved
 from .step import train_step
@@ -70,6 +70,7 @@ def find_lr(config: TrainConfig, *, steps: int = STEPS) -> RangeTest:
     optim = replace(config.optim, lr=1.0, warmup=0, power=0.0, ema=None)
     config = replace(config, steps=steps, optim=optim, loggers=[], patience=None)
     data, fabric = make_data(config), make_fabric(config)
+    check_teacher(config, data.train)
     if config.batch == "auto":
         config = replace(config, batch=find_batch(config, data))
     parts = make_parts(config, data, fabric)

@@ -11,9 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cgrseg._process import busy
 
 NON_FINITE_LIMIT = 10  # skipped steps in a row that end a run
+
+
+def is_false(answer: object) -> bool:
+    """Whether a callback answered False; NumPy has its own."""
+    return isinstance(answer, bool | np.bool_) and not answer
 
 
 class Stopped(Exception):

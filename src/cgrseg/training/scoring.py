@@ -21,7 +21,7 @@ from .checkpoint import LOG, RunFolder
 from .config import TrainConfig
 from .loggers import PictureLogger
 from .pictures import PICTURES, draw, samples_sheet
-from .progress import Progress, RunFailed
+from .progress import Progress, RunFailed, is_false
 from .setup import Data, Parts
 
 SHARE = 0.1  # of the training time, at most, for scoring during the run
@@ -122,7 +122,7 @@ class Scoring:
                 self._write("best", self.card(scores, self.data.val))
             if self.on_score is not None:
                 numbers = {"step": progress.step, **_numbers(scores, self.data.val)}
-                self.refused = self.on_score(numbers) is False
+                self.refused = is_false(self.on_score(numbers))
         if self.on_score is not None:
             self.refused = self.fabric.broadcast(self.refused)
         progress.without_gain = progress.without_gain + 1 if miou <= progress.best else 0

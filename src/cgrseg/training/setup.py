@@ -193,6 +193,8 @@ def make_data(config: TrainConfig) -> Data:
             raise ValueError(f"{config.out} is a run on a {config.data}: resume it with cgrseg.train(..., data=...)")
         report = quick_check(config.data, config.format, channels=channels)
         report.refuse_errors(unreadable=config.skip_limit)
+        scored = ("val", "test") if _has_test(config) else ("val",)  # in which no image is replaced by another one
+        quick_check(config.data, config.format, splits=scored, channels=channels).refuse_errors()
         warnings = report.warnings
     splits: dict[str, Samples] = {}
     for split in ("train", "val", "test"):

@@ -14,6 +14,7 @@ from cgrseg.nn import VARIANTS, CGRSeg, ModelSpec, build
 from cgrseg.nn.backbones.attention_bias import AttentionBias
 from cgrseg.nn.backbones.efficientformerv2 import SIZES, EfficientFormerV2
 from cgrseg.nn.backbones.efficientnet_lite import EfficientNetLite
+from cgrseg.nn.backbones.mscan import MSCAN
 
 from .checkpoint_reader import CLASSIFIER, TABLE, LoadReport, Source, load_keys, read_state, source_name
 
@@ -133,6 +134,8 @@ def load_encoder(encoder: nn.Module, source: Source) -> LoadReport:
     state, name = read_state(source), source_name(source)
     if isinstance(encoder, EfficientNetLite):
         return load_keys(encoder, lite_state(state, blocks=[len(stage) for stage in encoder.blocks]), name)  # type: ignore[arg-type]
+    if isinstance(encoder, MSCAN):  # has the released names
+        return load_keys(encoder, state, name, lambda key: None if DEAD_ENCODER.search(key) else key)
     if not isinstance(encoder, EfficientFormerV2):
         raise ValueError(
             f"a {type(encoder).__name__} takes no ImageNet file: use EfficientFormerV2 or EfficientNet-Lite"

@@ -25,7 +25,8 @@ from cgrseg.nn.backbones.attention_bias import table_fits
 from .artifact import Pathlike, file_kind
 
 Source = Mapping[str, Any] | Pathlike  # a state dict, possibly wrapped, or a file with one
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, and modules of Lightning
 REFUSED = re.compile(r"GLOBAL|blocked|Unsupported (class|global|operand)|must be .* to load")
 ENOUGH = 0.95  # share of our tensors that must be filled
 CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
@@ -37,7 +38,7 @@ DAMAGED = (  # what torch's restricted unpickler raises on damaged bytes
 
 
 def read_state(source: Source) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without wrappers and without the prefix "module.".
+    """The tensors of a checkpoint by name, without wrappers and without what DDP, `torch.compile` and others prepend.
 
     Args:
         source: a state dict, or a .safetensors, .pth, .pt or .bin file.
@@ -53,7 +54,9 @@ def read_state(source: Source) -> dict[str, Tensor]:
             break
         content = inner[0]
     entries = content.items() if isinstance(content, Mapping) else ()
-    tensors = {str(key).removeprefix("module."): value for key, value in entries if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in entries if isinstance(value, Tensor)}
+    while prefix := next((one for one in PREFIXES if tensors and all(key.startswith(one) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if not tensors:
         raise ValueError(f"{source_name(source)} holds no named tensors: it is not a checkpoint")
     return tensors

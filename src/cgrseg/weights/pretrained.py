@@ -50,8 +50,15 @@ def start_from(model: CGRSeg, source: Pathlike) -> LoadReport:
     if any(key.startswith(("encoder.", "reconstruction.")) for key in state):
         other = state.get(CLASSIFIER[0])
         kept = CLASSIFIER if other is not None and other.shape[0] != model.spec.num_classes else ()
-        return load_keys(model, state, os.fspath(path), kept=kept)
+        report = load_keys(model, state, os.fspath(path), kept=kept)
+        if other is None or not kept:
+            return report
+        return dataclasses.replace(report, note=_fresh(other.shape[0], model))
     return load_encoder(model.encoder, path)
+
+
+def _fresh(classes: int, model: CGRSeg) -> str:
+    return f"the classifier starts fresh: {classes} -> {model.spec.num_classes} classes"
 
 
 def _start_from_artifact(model: CGRSeg, donor: CGRSeg, name: str) -> LoadReport:
@@ -74,8 +81,7 @@ def _start_from_artifact(model: CGRSeg, donor: CGRSeg, name: str) -> LoadReport:
     preprocessing = donor.preprocessing.with_channels(ours.in_channels)
     model.describe(preprocessing=preprocessing, card=donor.card)
     if kept:
-        note = f"the classifier starts fresh: {theirs.num_classes} -> {ours.num_classes} classes"
-        return dataclasses.replace(report, note=note)
+        return dataclasses.replace(report, note=_fresh(theirs.num_classes, model))
     model.describe(labels=donor.labels)
     return report
 

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ from tqdm import tqdm
 from cgrseg._process import cores
 from cgrseg.images.bands import read_image
 
+from ..custom import seeded
 from ..dataset import DataProblem, Samples, SegmentationDataset, size_problem, to_class_ids, unreadable
 from ..folder import SMOOTHED, SPLITS
 from ..listing import list_dataset
 from ..masks import PASSING, ColoredMask, Ids, count_ids, is_binary, passes_between, read_mask_file, solid_values
 from ..settings import Format
+from ..torch_dataset import TorchSamples
 from .faults import (
     MaskColors,
     class_problems,
@@ -99,8 +102,11 @@ def class_shares(samples: Samples, *, most: int = 5000) -> np.ndarray[Any, np.dt
         return np.bincount(ids.ravel(), minlength=max(classes, ignored + 1))[:classes]
 
     total = np.zeros(classes, np.int64)
-    for counts in _each(count, _spread(len(samples), most), "class shares"):
-        total += counts
+    chosen = _spread(len(samples), most)
+    own = isinstance(samples, TorchSamples)  # may draw random numbers, and need not be safe in threads
+    with seeded(0, 0) if own else nullcontext():
+        for counts in map(count, chosen) if own else _each(count, chosen, "class shares"):
+            total += counts
     if total.sum() == 0:
         raise ValueError(f"the {samples.split} masks have no labelled pixel that can be read: run `cgrseg check-data`")
     shares: np.ndarray[Any, np.dtype[np.float64]] = total / total.sum()

@@ -31,10 +31,10 @@ def read_label_studio(source: Source, paths: Sequence[Path]) -> Annotations:
     found = Annotations([], DRAWING)
     tasks = [(path, task) for path in paths for task in source.json(path) if isinstance(task, dict)]
     results = [_result(found, path, task) for path, task in tasks]
-    for name in sorted({name for result in results for each in result for name in _names(each)}):
+    for name in sorted({name for result in results for each in result or () for name in _names(each)}):
         found.class_id(name)
     for (path, task), result in zip(tasks, results, strict=True):
-        if not result:
+        if result is None:
             cause = "has no annotation: it is left out; submit one"
             found.add("tasks without annotation", f"{path}, task {task.get('id')}", cause, is_error=False)
             continue
@@ -48,7 +48,8 @@ def read_label_studio(source: Source, paths: Sequence[Path]) -> Annotations:
         except ValueError as error:
             found.add("annotations without a photo", f"{path}, task {task.get('id')}", str(error))
             continue
-        size = stated_size(result[-1].get("original_width"), result[-1].get("original_height"))
+        last = result[-1] if result else {}
+        size = stated_size(last.get("original_width"), last.get("original_height"))
         found.items.append(Item(photo, path, source.split_of(photo), partial(paint_in_order, regions), size))
     return found
 
@@ -94,13 +95,24 @@ def decode_brush(data: Any, size: int) -> Array:
     return values
 
 
-def _result(found: Annotations, path: Path, task: dict[str, Any]) -> list[dict[str, Any]]:
-    """The regions of the first annotation that was submitted."""
+def _result(found: Annotations, path: Path, task: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The regions of the first annotation that was submitted; None if none was."""
     submitted = [each for each in entries(task, "annotations") if not each.get("was_cancelled")]
     if len(submitted) > 1:
         cause = f"has {len(submitted)} annotations: the first is used"
         found.add("several annotations", f"{path}, task {task.get('id')}", cause, is_error=False)
-    return [each for each in entries(submitted[0], "result") if each.get("type") in KINDS] if submitted else []
+    if not submitted:
+        return None
+    regions = [
+        each for each in entries(submitted[0], "result") if "original_width" in each
+    ]  # others are choices, texts
+    where = f"{path}, task {task.get('id')}"
+    for kind in sorted({str(each.get("type")) for each in regions} - set(KINDS)):
+        cause = f"has regions of the type {kind}, which are left out: use {', '.join(KINDS)}"
+        found.add("shapes without area", where, cause, is_error=False)
+    if len({each.get("to_name") for each in regions}) > 1:
+        found.add("several images", where, "has regions on several images: export one image per task")
+    return [each for each in regions if each.get("type") in KINDS]
 
 
 def _names(region: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -108,10 +109,15 @@ def read_lists(source: Source, paths: Sequence[Path]) -> Annotations:
 
 def _class_masks(found: Annotations, source: Source, table: Mapping[tuple[int, int, int], int]) -> Annotations:
     """The masks in SegmentationClass, in the splits of ImageSets/Segmentation."""
-    folders = {path.parent for path in source.photos if path.parent.name.startswith("SegmentationClass")}
-    masks = {path.stem: path for path in source.photos if path.parent in folders}
-    others = {path.parent for path in source.photos if path.parent.name == "SegmentationObject"}
-    photos = {path.stem: path for path in source.photos if path.parent not in folders | others}
+    masks: dict[tuple[Path, str], Path] = {}  # of several exports, each has its own names
+    photos: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in source.photos:
+        folder = path.parent.name
+        if not folder.startswith("Segmentation"):
+            photos[path.stem].append(path)
+        elif folder.startswith("SegmentationClass") and not folder.endswith("Visualization"):
+            masks[path.parent.parent, path.stem] = path
+    names = {name for _, name in masks}
     splits: dict[str, str | None] = {}
     for path in source.with_suffix(".txt"):
         if path.parent.name == "Segmentation":
@@ -119,16 +125,22 @@ def _class_masks(found: Annotations, source: Source, table: Mapping[tuple[int, i
                 name = line.strip().rpartition("/")[2]
                 if name and (path.stem != "trainval" or name not in splits):
                     splits[name] = source.split_of(path, stem=True) if path.stem != "trainval" else "train"
-                if name and name not in masks:
+                if name and name not in names:
                     found.add("listed masks", path, f"names {name}, which has no mask in SegmentationClass: add it")
-    for name, mask in masks.items():
+    for (root, name), mask in masks.items():
         if splits and name not in splits:
             continue
-        if name not in photos:
-            cause = "has no photo of the same name: export the photos, too, or remove the mask"
+        beside = [path for path in photos[name] if path.parent == root / "JPEGImages"] or photos[name]
+        if len(beside) != 1:
+            several = ", ".join(path.relative_to(source.root).as_posix() for path in beside[:3])
+            cause = (
+                f"can belong to {several}: keep the photos in JPEGImages"
+                if beside
+                else ("has no photo of the same name: export the photos, too, or remove the mask")
+            )
             found.add("annotations without a photo", mask, cause)
             continue
-        found.items.append(Item(photos[name], mask, splits.get(name), partial(_by_color, mask, table)))
+        found.items.append(Item(beside[0], mask, splits.get(name), partial(_by_color, mask, table)))
     return found
 
 

@@ -14,6 +14,8 @@ from .source import Annotations, Item, Source, class_name, entries, stated_size
 # Labels of Cityscapes and Mapillary that mean "not labelled".
 VOID = {"unlabeled", "out of roi", "ego vehicle", "rectification border", "void--unlabeled"}
 
+DRAWN = {"labels", "instances", "panoptic"}  # folders of Mapillary whose images have the names of the photos
+
 
 def is_cityscapes(content: Any) -> bool:
     return isinstance(content, dict) and {"imgHeight", "imgWidth", "objects"} <= content.keys()
@@ -42,7 +44,7 @@ def _read(source: Source, paths: Sequence[Path], keys: tuple[str, str]) -> Annot
     labels = {class_name(each.get("label")) for _, content in tables for each in entries(content, "objects")}
     for name in sorted({_without_group(name, labels) for name in labels} - VOID):
         found.class_id(name)
-    photos = {photo.name: photo.stem for photo in source.photos}
+    photos = {photo.name: photo.stem for photo in source.photos if photo.parent.name not in DRAWN}
     stems = {stem.removesuffix("_leftImg8bit"): name for name, stem in photos.items()}
     for path, content in tables:
         regions = []

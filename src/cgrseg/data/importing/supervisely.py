@@ -14,7 +14,7 @@ import numpy as np
 
 from .labelme import DRAWING, mask_from_base64, paint_in_order
 from .raster import IGNORED, Patch, Region, drawn_with_border, place_bits
-from .source import Annotations, Item, Source, entries, stated_size
+from .source import Annotations, Item, Source, class_name, entries, stated_size
 
 LARGEST_PNG = 2**26  # bytes
 
@@ -44,7 +44,7 @@ def read_supervisely(source: Source, paths: Sequence[Path]) -> Annotations:
             continue
         regions = []
         for number, each in enumerate(entries(content, "objects"), 1):
-            title, kind = each.get("classTitle"), each.get("geometryType")
+            title, kind = class_name(each.get("classTitle")), each.get("geometryType")
             about = f"object {number} ({title})"
             if kind in ("line", "point", "graph", "cuboid", "any"):
                 cause = f"is a {kind}, which has no area: it is left out"

@@ -5,6 +5,7 @@ A line is a class id and x, y in turn, from 0 to 1. `labels/NAME.txt` belongs to
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -30,11 +31,10 @@ def read_yolo(source: Source, paths: Sequence[Path]) -> Annotations:
     names = {str(key): name for key, name in (listed.items() if isinstance(listed, dict) else enumerate(listed))}
     classes = {key: found.class_id(name) for key, name in names.items()}
     used = set()
-    texts = {path.relative_to(source.root).with_suffix(""): path for path in source.with_suffix(".txt")}
+    texts = {_name(path, source): path for path in source.with_suffix(".txt")}
     for photo in source.photos:
-        name = photo.relative_to(source.root).with_suffix("")
-        parts = ["labels" if part == "images" else part for part in name.parts]
-        text = texts.get(Path(*parts))
+        name = _name(photo, source)  # the file is in labels, or beside the photo
+        text = texts.get(Path(*("labels" if part == "images" else part for part in name.parts)), texts.get(name))
         regions = []
         if text is None:
             found.add("photos without annotation", photo, "has no file in labels: it is all background", is_error=False)
@@ -60,6 +60,10 @@ def read_yolo(source: Source, paths: Sequence[Path]) -> Annotations:
             cause = "has no photo of the same name in images: add it, or remove the file"
             found.add("annotations without a photo", path, cause)
     return found
+
+
+def _name(path: Path, source: Source) -> Path:
+    return Path(unicodedata.normalize("NFC", str(path.relative_to(source.root).with_suffix(""))))
 
 
 def _paint(regions: Sequence[Region], height: int, width: int, warn: Warn) -> Array:
