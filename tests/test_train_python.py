@@ -122,6 +122,7 @@ def test_a_configuration_or_recipe_is_the_base_of_the_settings(squares: Path, tm
         _configuration(tmp_path / "none.yaml", {"out": "here"}, resume=False)
     again = _configuration(TrainConfig(out="a", steps=7), {"loss": {"dice": 1.0}}, resume=False)
     assert (again.out, again.steps, again.loss.dice) == ("a", 7, 1.0)
+    assert TrainConfig(out=Path("a")).out == "a"
 
 
 def test_callbacks_see_every_step_and_score_and_do_not_change_the_run(squares: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,6 +166,9 @@ class TrainConfig:
     nodes: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("out", "data", "teacher", "init"):
+            if isinstance(value := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
         least = {"steps": 1, "batch": 1, "accumulate": 1, "save_every": 1, "log_every": 1, "skip_limit": 0}
         least |= {"workers": 0, "devices": 1, "nodes": 1, "seed": 0}
         for name, value in least.items():
