@@ -68,6 +68,13 @@ def test_garbage_is_collected_again_after_imports() -> None:
         gc.enable()
 
 
+def test_nothing_is_reported_as_leaked_when_a_process_ends() -> None:
+    pytest.importorskip("triton", reason="PyTorch comes without Triton here")
+    code = "from cgrseg._process import fast_imports\nwith fast_imports(): import torch, triton"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(("first", "left_out"), [("", True), ("import torch", False)])
 def test_only_the_first_import_of_torch_is_left_out_of_collections(first: str, left_out: bool) -> None:
     code = "import gc\nfrom cgrseg._process import fast_imports\n"

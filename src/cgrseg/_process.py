@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import logging
@@ -76,8 +77,15 @@ def fast_imports() -> Iterator[None]:
     finally:
         if first:
             gc.freeze()
+            atexit.register(_unfreeze_triton)
         if enabled:
             gc.enable()
+
+
+def _unfreeze_triton() -> None:
+    """Let the end of the process collect all: Triton would report its objects as leaked."""
+    if "triton" in sys.modules:
+        gc.unfreeze()
 
 
 @contextmanager
