@@ -200,7 +200,7 @@ def test_rivals_of_libraries_give_scores_at_stride_4(name: str) -> None:
 
 def test_create_model_builds_rivals_without_options() -> None:
     assert cgrseg.create_model("segformer_b0", num_classes=5).training
-    with pytest.raises(ValueError, match="segformer_b0 is a rival: it takes num_classes only"):
+    with pytest.raises(ValueError, match="segformer_b0 is a compared method: it takes num_classes only"):
         cgrseg.create_model("segformer_b0", head="se")  # type: ignore[call-overload]
 
 

@@ -41,13 +41,13 @@ class ModelSpec:
         backbone: "efficientformerv2_s0|s1|s2|l", "efficientnet_lite0|1|2", "mscan_t|s|b" or "timm/NAME".
         width: D, the number of channels of the fused maps.
         context_blocks: N, the number of RCMs over the pooled pyramid.
-        strip_kernel, local_kernel: kernels of every RCM; None removes that convolution (Table 10).
+        strip_kernel, local_kernel: kernels of every RCM; None removes that convolution (Tables 9 and 10).
         dropout: dropout before the classifier during training.
         drop_path: stochastic depth of the encoder; None uses the encoder's own rate.
         bias_mode: "relative" (correct at any aspect ratio) or "official" (the released code), see `AttentionBias`.
         context: pyramid context by "rcm", or by "conv", one 1×1 convolution (Table 4).
         reconstruct: whether the decoder has an RCM at each scale (Table 4).
-        head: "dpg", or a replacement of Tables 4 and 6.
+        head: "dpg", or a replacement of Tables 4 and 5.
         mixer: token mixer of every RCM: "rca", or a replacement of Table 6. "self_attention" replaces the whole RCM.
         key_area: how RCA combines its two means (Table 8): "add", "mul" or "none".
         decoder: "cgr", the paper's, or "segnext". The fields from `context_blocks` to `key_area` belong to "cgr".

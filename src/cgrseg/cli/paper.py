@@ -201,7 +201,7 @@ def study(
     "suggested" means that only the uncorrected interval leaves 0 out. The same command continues a study that was
     stopped. --out gets study.md, study.csv, study.png, study.svg, and a run folder per arm and seed.
 
-    Example: `cgrseg study recipes/studies/camvid-small.yaml --out runs/study`
+    Example: `cgrseg study recipes/studies/camvid-small.yaml --data camvid --out runs/study`
 
     Args:
         study: the study file (YAML)
@@ -218,6 +218,8 @@ def study(
 
     given = {"data": data, "device": device, "workers": workers}
     plan = read_study(study, **{name: value for name, value in given.items() if value is not None})
+    if any(config.data is None for config in plan.arms.values()):
+        raise ValueError(f"{study} names no dataset: add --data FOLDER")
     try:
         scores = run(plan, out, print)
     except Stopped as stop:

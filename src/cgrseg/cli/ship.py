@@ -109,7 +109,7 @@ def serve(
         host: address to listen on; 0.0.0.0 accepts other machines
         port: port to listen on; 0 for any free one
         device: auto, cpu, cuda or cuda:N
-        bf16: compute in bfloat16 if the device supports it: faster, a few labels change
+        bf16: compute in bfloat16: faster, a few labels change; an error if the device has none
         short_side: shorter side in pixels that images are resized to for the network, 0 for no resizing; default:
             as stored in the weights. Label maps have the size of the image
         workers: processes, each with its own model; they share the cores

@@ -179,17 +179,17 @@ def val(
     Example: `cgrseg val --weights runs/mine/best.safetensors --data mydata --out report`
 
     Args:
-        weights: a weights file, the name of bundled weights, or a file of `cgrseg export`
+        weights: a weights file, the name of bundled weights, hf:USER/NAME, or a file of `cgrseg export`
         data: the dataset's folder; its classes must be those of the weights
         format: the dataset's format
-        split: default: test if there is one, otherwise val
+        split: default: test if the folder has images/test, otherwise val
         mode: whole image; slide (overlapping windows), slide-cosine (windows weighted towards their centre), scales
             (average over six scales from 0.5 to 1.75) or tta (these and their flips)
         tta: the same as --mode tta
         window: side of the windows in pixels
         out: output folder of the report
         device: auto, cpu, cuda or cuda:N
-        bf16: compute in bfloat16 if the device supports it: faster, a few labels change
+        bf16: compute in bfloat16: faster, a few labels change; an error if the device has none
     """
     if tta and mode not in ("whole", "tta"):
         raise ValueError(f"--tta is a mode itself: leave out --tta or --mode {mode}")

@@ -62,7 +62,7 @@ def predict(
         weights: a weights file, the name of bundled weights, hf:USER/NAME, or a file of `cgrseg export`
         out: output folder
         save: outputs of an image: overlay, mask, outline (lines around the classes), cutout (some classes on a
-            transparent ground), geojson (polygons), confidence (white is certain); one file per folder: coco
+            transparent background), geojson (polygons), confidence (white is certain); one file per folder: coco
             (annotations.coco.json), csv (shares.csv, a row per image); with --engine ray parquet (a table of masks,
             shares and confidence); default: overlay mask
         mode: whole image; slide (overlapping windows, for large images), slide-cosine (windows weighted towards
@@ -76,7 +76,7 @@ def predict(
         tolerance: how many pixels polygons may differ from the mask, so that they have fewer corners; 0: exact
         palette: colours as stored in the weights, or distinct ones, also for colour-blind people
         device: auto, cpu, cuda or cuda:N
-        bf16: compute in bfloat16 if the device supports it: faster, a few labels change
+        bf16: compute in bfloat16: faster, a few labels change; an error if the device has none
         resume: keep existing outputs and make those that are missing or damaged
         engine: local, or ray for the machines of a Ray cluster
         workers: number of models of --engine ray, each on a core or a GPU; default: as many as fit

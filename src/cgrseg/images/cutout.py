@@ -1,4 +1,4 @@
-"""The pixels of some classes on a transparent ground, with a soft edge."""
+"""The pixels of some classes on a transparent background, with a soft edge."""
 
 from __future__ import annotations
 

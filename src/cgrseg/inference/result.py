@@ -143,7 +143,7 @@ class Segmentation:
         }
 
     def cutout(self, classes: Classes | None = None, *, soft: bool = True, crop: bool = False) -> Image.Image:
-        """The pixels of some classes on a transparent ground, RGBA.
+        """The pixels of some classes on a transparent background, RGBA.
 
         Args:
             classes: names or ids; by default all but "background".

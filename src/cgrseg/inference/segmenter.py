@@ -43,7 +43,7 @@ class Segmenter:
             possible, also for colour-blind people.
         threshold: pixels with a lower confidence are unknown, see `Segmentation.with_threshold`.
         threads: CPU threads of the runtime; None leaves them unchanged.
-        bf16: compute in bfloat16, if the device has it.
+        bf16: compute in bfloat16; an error if the device has none.
 
     Examples:
         >>> segmenter = Segmenter("runs/street/best.safetensors")

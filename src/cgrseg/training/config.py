@@ -106,12 +106,14 @@ class TrainConfig:
         model: a name of `cgrseg.list_models()`. "auto" is the model of `init` with its spec, if that is a weights file
             of this package, otherwise cgrseg_t.
         spec: any other field of the model's spec, such as `bias_mode: official`.
-        init: initial weights: a weights file or bundled name, a released checkpoint, a state dict, ImageNet weights of
-            the encoder, or "imagenet"; a classifier with another number of classes starts fresh.
+        init: initial weights: a weights file, a bundled name, hf:USER/NAME, a released checkpoint, a state dict,
+            ImageNet weights of the encoder, or "imagenet"; a classifier with another number of classes gets new random
+            weights.
         freeze: "encoder" trains only the other parts. "norm" keeps the means and variances of the BatchNorms that
             `init` fills, and uses them in training: for small batches, whose own statistics are noisy.
         steps: optimizer steps; more than before extend a run that is resumed.
-        batch: crops per step, over all processes. "auto" is the most that fit on the GPU, found by trying; 16 on a CPU.
+        batch: crops per step, over all processes. "auto" is the most that fit on the GPU, found by trying; on a CPU at
+            most 16.
         accumulate: number of passes per step, to save memory.
         augment: how an image becomes a crop.
         transform: the name of the function that changes each crop, if `cgrseg.train` was given one.

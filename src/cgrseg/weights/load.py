@@ -47,8 +47,8 @@ def create_model(
             summed (1) or repeated and scaled, so that activations keep their size.
 
     Returns:
-        The model in training mode: images float [B, C, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]; the stride of a rival is
-        its own.
+        The model in training mode: images float [B, C, H, W] -> logits [B, K, ⌈H/8⌉, ⌈W/8⌉]; compared methods
+        have strides of their own.
 
     Raises:
         ValueError: an unknown name or option, or weights that do not fit.
@@ -58,7 +58,7 @@ def create_model(
         raise ValueError(f"num_classes is {num_classes}: it must be at least 1")
     if name in rivals.NAMES:
         if weights is not None or spec:
-            raise ValueError(f"{name} is a rival: it takes num_classes only, no weights or other options")
+            raise ValueError(f"{name} is a compared method: it takes num_classes only, no weights or other options")
         return rivals.build(name, num_classes or 150)
     built = find_spec(name, num_classes=num_classes or VARIANTS[name].num_classes if name in VARIANTS else 1, **spec)
     if weights is None:
