@@ -56,6 +56,13 @@ def test_label_studio_polygons_boxes_and_brushes(tmp_path: Path) -> None:
 
 
 def test_label_studio_keeps_images_without_regions_and_names_what_it_leaves_out(tmp_path: Path) -> None:
+    polygon = {"type": "polygonlabels", "value": {"points": [[0, 0], [100, 0], [100, 100]], "polygonlabels": ["soil"]}}
+    root = label_studio(tmp_path / "no-size", [polygon])
+    tasks = json.loads((root / "project.json").read_text())
+    for name in ("original_width", "original_height"):
+        tasks[0]["annotations"][0]["result"][0].pop(name)
+    write_json(root / "project.json", tasks)
+    assert imported(root)[1]["train/a"].any()
     found, masks, _ = imported(label_studio(tmp_path / "empty", []))
     assert set(masks) == {"train/a"} and not masks["train/a"].any()
     point = {"type": "keypointlabels", "value": {"x": 1, "y": 1, "keypointlabels": ["soil"]}}

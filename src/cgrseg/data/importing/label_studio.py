@@ -103,16 +103,15 @@ def _result(found: Annotations, path: Path, task: dict[str, Any]) -> list[dict[s
         found.add("several annotations", f"{path}, task {task.get('id')}", cause, is_error=False)
     if not submitted:
         return None
-    regions = [
-        each for each in entries(submitted[0], "result") if "original_width" in each
-    ]  # others are choices, texts
-    where = f"{path}, task {task.get('id')}"
-    for kind in sorted({str(each.get("type")) for each in regions} - set(KINDS)):
+    results, where = entries(submitted[0], "result"), f"{path}, task {task.get('id')}"
+    regions = [each for each in results if each.get("type") in KINDS]
+    drawn = [each for each in results if "original_width" in each]  # others are choices and texts
+    for kind in sorted({str(each.get("type")) for each in drawn} - set(KINDS)):
         cause = f"has regions of the type {kind}, which are left out: use {', '.join(KINDS)}"
         found.add("shapes without area", where, cause, is_error=False)
     if len({each.get("to_name") for each in regions}) > 1:
         found.add("several images", where, "has regions on several images: export one image per task")
-    return [each for each in regions if each.get("type") in KINDS]
+    return regions
 
 
 def _names(region: dict[str, Any]) -> list[str]:
