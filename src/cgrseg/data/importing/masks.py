@@ -132,12 +132,10 @@ def _class_masks(found: Annotations, source: Source, table: Mapping[tuple[int, i
             continue
         beside = [path for path in photos[name] if path.parent == root / "JPEGImages"] or photos[name]
         if len(beside) != 1:
-            several = ", ".join(path.relative_to(source.root).as_posix() for path in beside[:3])
-            cause = (
-                f"can belong to {several}: keep the photos in JPEGImages"
-                if beside
-                else ("has no photo of the same name: export the photos, too, or remove the mask")
-            )
+            cause = "has no photo of the same name: export the photos, too, or remove the mask"
+            if beside:
+                several = ", ".join(path.relative_to(source.root).as_posix() for path in beside[:3])
+                cause = f"can belong to {several}: keep the photos in JPEGImages"
             found.add("annotations without a photo", mask, cause)
             continue
         found.items.append(Item(beside[0], mask, splits.get(name), partial(_by_color, mask, table)))
