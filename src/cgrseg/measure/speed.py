@@ -58,7 +58,7 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | N
         The report, ready for JSON; times and amounts have the units in their names.
 
     Raises:
-        ValueError: a choice is listed twice or cannot run.
+        ValueError: a choice is listed twice, cannot run or does not take RGB photos.
         OSError: a file cannot be read.
     """
     for choice in choices:
@@ -77,7 +77,10 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | N
         for name, choice in zip(names, choices, strict=True):
             bar.set_description(f"open {name}")
             path = prepare(choice, Path(folder), settings, photo)
-            opened.append((path, open_candidate(choice, path, settings)))
+            candidate = open_candidate(choice, path, settings)
+            if candidate.spec is not None and candidate.spec.in_channels != 3:
+                raise ValueError(f"{name} takes {candidate.spec.in_channels} channels: measure weights of RGB photos")
+            opened.append((path, candidate))
             bar.update()
         candidates = {name: candidate for name, (_, candidate) in zip(names, opened, strict=True)}
         times = _in_turn(candidates, settings, photo, bar)
