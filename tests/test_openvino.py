@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,26 @@ def test_a_failed_compilation_is_one_line(path: Path) -> None:
 def test_an_exported_network_survives_pickling(path: Path, model: nn.Module) -> None:
     network = pickle.loads(pickle.dumps(OpenVINONetwork(path)))
     assert agrees(network, model, SHAPES[0])
+
+
+def test_the_first_calls_of_a_process_may_come_from_many_threads_at_once(path: Path) -> None:
+    """OpenVINO itself waits for ever in most such processes."""
+    program = f"""
+import threading, time, torch
+from cgrseg.inference.runtimes import OpenVINONetwork
+network, images, ready = OpenVINONetwork({str(path)!r}), torch.zeros(1, 3, 8, 8), threading.Event()
+network._network(images.shape)  # compiles
+
+def call():
+    while not ready.is_set():
+        time.sleep(0)
+    network(images)
+
+threads = [threading.Thread(target=call) for _ in range(16)]
+for thread in threads:
+    thread.start()
+ready.set()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -17,6 +17,7 @@ from cgrseg._process import no_telemetry
 
 Array = np.ndarray[Any, Any]
 METADATA_KEY = "cgrseg"  # in exported files
+_CORE_LOCK = threading.Lock()
 
 
 class RuntimeUnusable(ValueError):
@@ -78,14 +79,23 @@ def import_openvino() -> Any:
     return openvino
 
 
-@cache
 def openvino_core() -> Any:
     """The OpenVINO core of this process.
 
     On a CPU with AMX each core gives signal handlers a stack of its own and removes it when it is deleted. With two
     cores, handlers can be left on a removed stack, and the next signal kills the process (OpenVINO 2026.4).
     """
-    return import_openvino().Core()
+    with _CORE_LOCK:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    openvino = import_openvino()
+    # Its first conversion to NumPy initialises a variable, and waits for ever if another thread does so at the same
+    # time (OpenVINO 2026.4): it is made here, before networks run in several threads.
+    _ = openvino.Tensor(np.zeros(1, np.float32)).data
+    return openvino.Core()
 
 
 class _Compiled:
