@@ -243,7 +243,7 @@ def test_files_of_the_same_name_have_names_of_their_own(tmp_path: Path, monkeypa
 def test_weights_of_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
     artifact.save(build("cgrseg_n", num_classes=2, in_channels=1), tmp_path / "grey.safetensors")
     choice = Choice(str(tmp_path / "grey.safetensors"), "eager")
-    with pytest.raises(ValueError, match="takes 1 channels: measure weights of RGB photos"):
+    with pytest.raises(ValueError, match="has in_channels 1: measure weights of RGB photos"):
         speed.benchmark([choice], Settings(size=(64, 64)))
 
 

@@ -17,7 +17,7 @@ from cgrseg._process import no_telemetry
 
 Array = np.ndarray[Any, Any]
 METADATA_KEY = "cgrseg"  # in exported files
-_CORE_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # while OpenVINO is set up
 
 
 class RuntimeUnusable(ValueError):
@@ -76,6 +76,9 @@ def import_openvino() -> Any:
     no_telemetry()
     import openvino  # type: ignore[import-untyped]
 
+    # Its first conversion to NumPy waits for ever if another thread converts at the same time (OpenVINO 2026.4).
+    with _LOCK:
+        _ = openvino.Tensor(np.zeros(1, np.float32)).data
     return openvino
 
 
@@ -85,17 +88,13 @@ def openvino_core() -> Any:
     On a CPU with AMX each core gives signal handlers a stack of its own and removes it when it is deleted. With two
     cores, handlers can be left on a removed stack, and the next signal kills the process (OpenVINO 2026.4).
     """
-    with _CORE_LOCK:
+    with _LOCK:
         return _core()
 
 
 @cache
 def _core() -> Any:
-    openvino = import_openvino()
-    # Its first conversion to NumPy initialises a variable, and waits for ever if another thread does so at the same
-    # time (OpenVINO 2026.4): it is made here, before networks run in several threads.
-    _ = openvino.Tensor(np.zeros(1, np.float32)).data
-    return openvino.Core()
+    return import_openvino().Core()
 
 
 class _Compiled:

@@ -79,7 +79,7 @@ def benchmark(choices: Sequence[Choice], settings: Settings, *, photo: bytes | N
             path = prepare(choice, Path(folder), settings, photo)
             candidate = open_candidate(choice, path, settings)
             if candidate.spec is not None and candidate.spec.in_channels != 3:
-                raise ValueError(f"{name} takes {candidate.spec.in_channels} channels: measure weights of RGB photos")
+                raise ValueError(f"{name} has in_channels {candidate.spec.in_channels}: measure weights of RGB photos")
             opened.append((path, candidate))
             bar.update()
         candidates = {name: candidate for name, (_, candidate) in zip(names, opened, strict=True)}
